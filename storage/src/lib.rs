@@ -5,6 +5,7 @@
 //! sees a socket, and only [`io`] names glommio.
 #![allow(clippy::todo, clippy::unused_async, reason = "contract skeleton: bodies follow")]
 
+pub mod format;
 pub mod io;
 pub mod log;
 pub mod types;
