@@ -1,0 +1,206 @@
+//! The messages of a run: what a body holds and where its bytes come from. Pure, and without an allocation per
+//! message.
+//!
+//! A body is a stamp of [`BODY_BYTES_MIN`] bytes followed by random ones, which no codec can shrink:
+//!
+//! | bytes | what (little endian) |
+//! |---|---|
+//! | 0..4 | run: random number of the run that sent it |
+//! | 4..8 | producer |
+//! | 8..16 | sequence: 0, 1, 2... of this producer |
+//! | 16..24 | time at which it was (meant to be) sent, ns of the run's clock |
+//! | 24..28 | CRC32C of all other bytes of the body; 0 in runs that do not verify |
+//!
+//! Bodies too short for a stamp are random bytes alone: they can be counted but not checked.
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::cli::SizeRange;
+
+/// Smallest body that carries a stamp.
+pub const BODY_BYTES_MIN: usize = 28;
+
+/// Where the checksum lies in a body.
+const CRC_AT: usize = 24;
+
+/// What a body says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Number of the run.
+    pub run: u32,
+    /// Which producer of the run.
+    pub producer: u32,
+    /// Which message of the producer.
+    pub sequence: u64,
+    /// When it was (meant to be) sent, ns of the run's clock.
+    pub sent_ns: u64,
+}
+
+impl Stamp {
+    /// Reads the stamp of a body without checking it; `None` when the body is too short for one.
+    #[must_use]
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let (run, rest) = body.split_first_chunk()?;
+        let (producer, rest) = rest.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let (sent_ns, rest) = rest.split_first_chunk()?;
+        rest.first_chunk::<4>()?;
+        Some(Self {
+            run: u32::from_le_bytes(*run),
+            producer: u32::from_le_bytes(*producer),
+            sequence: u64::from_le_bytes(*sequence),
+            sent_ns: u64::from_le_bytes(*sent_ns),
+        })
+    }
+
+    /// Reads the stamp of a body whose checksum is right; `None` when it is not.
+    #[must_use]
+    pub fn read_checked(body: &[u8]) -> Option<Self> {
+        let stamp = Self::read(body)?;
+        let stored = body.get(CRC_AT..)?.first_chunk()?;
+        (u32::from_le_bytes(*stored) == checksum(body)).then_some(stamp)
+    }
+
+    /// Writes the stamp to the front of a body, with a checksum over the whole if `checked`. A body too short for
+    /// it stays as it is.
+    pub fn write(&self, body: &mut [u8], checked: bool) {
+        let mut front = [0; BODY_BYTES_MIN];
+        let (stamp, _) = front.split_at_mut(CRC_AT);
+        for (place, byte) in stamp.iter_mut().zip(
+            self.run
+                .to_le_bytes()
+                .into_iter()
+                .chain(self.producer.to_le_bytes())
+                .chain(self.sequence.to_le_bytes())
+                .chain(self.sent_ns.to_le_bytes()),
+        ) {
+            *place = byte;
+        }
+        let Some(place) = body.first_chunk_mut::<BODY_BYTES_MIN>() else { return };
+        *place = front;
+        if checked {
+            let crc = checksum(body).to_le_bytes();
+            if let Some(place) = body.get_mut(CRC_AT..BODY_BYTES_MIN) {
+                place.copy_from_slice(&crc);
+            }
+        }
+    }
+}
+
+/// CRC32C of a body without the four bytes that hold it.
+fn checksum(body: &[u8]) -> u32 {
+    let (stamp, rest) = body.split_at_checked(CRC_AT).unwrap_or((body, &[]));
+    let tail = rest.get(BODY_BYTES_MIN - CRC_AT..).unwrap_or(&[]);
+    crc32c::crc32c_append(crc32c::crc32c(stamp), tail)
+}
+
+/// Bytes of random data that bodies are cut from: small enough for a core's second cache, so that making a message
+/// costs the generator no memory traffic.
+const POOL_BYTES: usize = 64 * 1024;
+
+/// The bodies of one producer, stamped in place in a ring of random bytes.
+#[derive(Debug)]
+pub struct BodyPool {
+    bytes: Vec<u8>,
+    cursor: usize,
+    sizes: SizeRange,
+    random: SmallRng,
+}
+
+impl BodyPool {
+    /// Bodies of these sizes; the same seed gives the same sizes and bytes.
+    #[must_use]
+    pub fn new(sizes: SizeRange, seed: u64) -> Self {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut bytes = vec![0; POOL_BYTES.max(4 * sizes.high)];
+        random.fill(bytes.as_mut_slice());
+        Self { bytes, cursor: 0, sizes, random }
+    }
+
+    /// Size of the next body.
+    pub fn next_size(&mut self) -> usize {
+        let SizeRange { low, high } = self.sizes;
+        if low == high { low } else { self.random.random_range(low..=high) }
+    }
+
+    /// A body of `size` bytes (at most the largest of the range) with this stamp.
+    pub fn body(&mut self, size: usize, stamp: &Stamp, checked: bool) -> &[u8] {
+        if self.cursor + size > self.bytes.len() {
+            self.cursor = 0;
+        }
+        let start = self.cursor;
+        self.cursor += size;
+        let body =
+            self.bytes.get_mut(start..start + size).expect("the pool holds four of the largest bodies");
+        stamp.write(body, checked);
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp { run: 7, producer: 3, sequence: 1 << 40, sent_ns: 12_345_678_901 };
+
+    #[test]
+    fn a_stamp_comes_back() {
+        for len in [BODY_BYTES_MIN, BODY_BYTES_MIN + 1, 1000] {
+            let mut body = vec![0xa5; len];
+            STAMP.write(&mut body, true);
+            assert_eq!(Stamp::read_checked(&body), Some(STAMP));
+            assert!(body[BODY_BYTES_MIN..].iter().all(|byte| *byte == 0xa5));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let mut body = vec![0x5a; 64];
+        STAMP.write(&mut body, true);
+        for bit in 0..body.len() * 8 {
+            body[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Stamp::read_checked(&body), None, "bit {bit}");
+            body[bit / 8] ^= 1 << (bit % 8);
+        }
+        for len in 0..body.len() {
+            assert_eq!(Stamp::read_checked(&body[..len]), None, "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn short_bodies_stay_random() {
+        let mut body = [9; BODY_BYTES_MIN - 1];
+        STAMP.write(&mut body, true);
+        assert_eq!(body, [9; BODY_BYTES_MIN - 1]);
+        assert_eq!(Stamp::read(&body), None);
+    }
+
+    #[test]
+    fn the_pool_gives_every_size_of_the_range_and_wraps() {
+        let sizes = SizeRange { low: 30, high: 33 };
+        let mut pool = BodyPool::new(sizes, 1);
+        let mut seen = std::collections::BTreeSet::new();
+        for sequence in 0..10_000 {
+            let size = pool.next_size();
+            let stamp = Stamp { sequence, ..STAMP };
+            let body = pool.body(size, &stamp, true);
+            assert_eq!(body.len(), size);
+            assert_eq!(Stamp::read_checked(body), Some(stamp));
+            seen.insert(size);
+        }
+        assert_eq!(seen, (30..=33).collect());
+    }
+
+    #[test]
+    fn the_pool_holds_the_largest_bodies() {
+        let sizes = SizeRange { low: SizeRange::HIGH_MAX, high: SizeRange::HIGH_MAX };
+        let mut pool = BodyPool::new(sizes, 1);
+        for sequence in 0..9 {
+            assert_eq!(
+                pool.body(SizeRange::HIGH_MAX, &Stamp { sequence, ..STAMP }, false).len(),
+                SizeRange::HIGH_MAX
+            );
+        }
+    }
+}
