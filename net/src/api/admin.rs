@@ -2,7 +2,7 @@
 
 use equeue_record::Offset;
 
-use super::{BrokerEntry, Kind, Message, QueueEntry, Request, Status, TopicSnapshot};
+use super::{BrokerEntry, QueueEntry, Request, Status, TopicSnapshot};
 
 /// Creates a topic on this broker, or completes a half-created one: repeating it with the same map is OK.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub struct CreateTopic {
 }
 
 /// Answer to [`CreateTopic`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateTopicAnswer {
-    /// OK, TOPIC_EXISTS, VERSION_CONFLICT, TOPIC_NOT_FOUND (auto-creation is off), ...
+    /// OK, `TOPIC_EXISTS`, `VERSION_CONFLICT`, `TOPIC_NOT_FOUND` (auto-creation is off), ...
     pub status: Status,
     /// The topic as it is now.
     pub topic: Option<TopicSnapshot>,
@@ -36,7 +36,7 @@ pub struct DeleteTopic {
 }
 
 /// Answer to [`DeleteTopic`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteTopicAnswer {
     /// What became of it.
     pub status: Status,
@@ -47,7 +47,7 @@ pub struct DeleteTopicAnswer {
 pub struct ListTopics {}
 
 /// Answer to [`ListTopics`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListTopicsAnswer {
     /// What became of it.
     pub status: Status,
@@ -74,7 +74,7 @@ pub struct QueueState {
 }
 
 /// Answer to [`DescribeTopic`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DescribeTopicAnswer {
     /// What became of it.
     pub status: Status,
@@ -106,7 +106,7 @@ pub struct LogState {
 }
 
 /// Answer to [`DescribeBroker`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DescribeBrokerAnswer {
     /// What became of it.
     pub status: Status,
@@ -122,36 +122,6 @@ pub struct DescribeBrokerAnswer {
     pub version: String,
 }
 
-impl Message for CreateTopic {
-    const KIND: Kind = Kind::CreateTopic;
-}
-impl Message for CreateTopicAnswer {
-    const KIND: Kind = Kind::CreateTopic;
-}
-impl Message for DeleteTopic {
-    const KIND: Kind = Kind::DeleteTopic;
-}
-impl Message for DeleteTopicAnswer {
-    const KIND: Kind = Kind::DeleteTopic;
-}
-impl Message for ListTopics {
-    const KIND: Kind = Kind::ListTopics;
-}
-impl Message for ListTopicsAnswer {
-    const KIND: Kind = Kind::ListTopics;
-}
-impl Message for DescribeTopic {
-    const KIND: Kind = Kind::DescribeTopic;
-}
-impl Message for DescribeTopicAnswer {
-    const KIND: Kind = Kind::DescribeTopic;
-}
-impl Message for DescribeBroker {
-    const KIND: Kind = Kind::DescribeBroker;
-}
-impl Message for DescribeBrokerAnswer {
-    const KIND: Kind = Kind::DescribeBroker;
-}
 impl Request for CreateTopic {
     type Answer = CreateTopicAnswer;
 }

@@ -2,8 +2,11 @@
 
 use equeue_record::{Offset, QueueKey};
 
-use super::{DecodeError, Kind, Message, Request, Status};
+use super::{DecodeError, Kind, Request, Status};
 use crate::Code;
+use crate::codec::{Check, root};
+use crate::limits::{FETCH_ITEMS_MAX, TAG_HASHES_MAX};
+use crate::schema::wire;
 
 /// One queue of a Fetch request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,33 +43,57 @@ pub struct Fetch {
 /// Header of a Fetch request, borrowed from its frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRef<'a> {
-    _header: &'a [u8],
+    table: wire::Fetch<'a>,
 }
 
 impl<'a> FetchRef<'a> {
-    /// Verifies the header.
-    pub fn decode(_header: &'a [u8]) -> Result<Self, DecodeError> {
-        todo!()
+    /// Verifies the header; each item's range of tags lies within the tag hashes.
+    pub fn decode(header: &'a [u8]) -> Result<Self, DecodeError> {
+        let check = Check(Kind::Fetch);
+        let table = root::<wire::Fetch<'a>>(Kind::Fetch, header)?;
+        let tag_hashes = table.tag_hashes().map_or(0, |hashes| hashes.len());
+        check.length("items", table.items().len(), FETCH_ITEMS_MAX)?;
+        check.length("tag_hashes", tag_hashes, TAG_HASHES_MAX)?;
+        for item in table.items() {
+            if usize::from(item.tags_start()) + usize::from(item.tags_count()) > tag_hashes {
+                return Err(check.refuse("item.tags_count"));
+            }
+        }
+        Ok(Self { table })
     }
+
     /// See [`Fetch::fetch_id`].
     pub fn fetch_id(&self) -> u32 {
-        todo!()
+        self.table.fetch_id()
     }
+
     /// See [`Fetch::wait_ms_max`].
     pub fn wait_ms_max(&self) -> u32 {
-        todo!()
+        self.table.wait_ms_max()
     }
+
     /// See [`Fetch::bytes_max`].
     pub fn bytes_max(&self) -> u32 {
-        todo!()
+        self.table.bytes_max()
     }
+
     /// The queues.
-    pub fn items(&self) -> impl ExactSizeIterator<Item = FetchItem> + 'a {
-        std::iter::empty()
+    pub fn items(&self) -> impl ExactSizeIterator<Item = FetchItem> + use<'a> {
+        self.table.items().iter().map(FetchItem::from)
     }
+
     /// The filter of an item; empty: none.
-    pub fn tags(&self, _item: &FetchItem) -> impl ExactSizeIterator<Item = u32> + 'a {
-        std::iter::empty()
+    pub fn tags(&self, item: &FetchItem) -> impl ExactSizeIterator<Item = u32> + use<'a> {
+        let mut tags = self.table.tag_hashes().unwrap_or_default().iter();
+        if item.tags_start > 0 {
+            tags.nth(usize::from(item.tags_start) - 1);
+        }
+        tags.take(usize::from(item.tags_count))
+    }
+
+    /// All tag hashes.
+    pub(crate) fn tag_hashes(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
+        self.table.tag_hashes().unwrap_or_default().iter()
     }
 }
 
@@ -75,7 +102,7 @@ impl<'a> FetchRef<'a> {
 pub struct FetchOutcome {
     /// Which queue.
     pub queue: QueueKey,
-    /// OK, OFFSET_OUT_OF_RANGE, QUEUE_NOT_FOUND, ...
+    /// OK, `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, ...
     pub code: Code,
     /// Bytes of its batches in the payload. The first batch may begin before the offset asked for.
     pub bytes: u32,
@@ -88,7 +115,7 @@ pub struct FetchOutcome {
 }
 
 /// Answer to [`Fetch`]. Queues that had nothing are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchAnswer {
     /// Of the request as a whole.
     pub status: Status,
@@ -123,7 +150,7 @@ pub struct CommitOffsets {
 pub struct CommitOutcome {
     /// Which queue.
     pub queue: QueueKey,
-    /// OK, STALE_EPOCH, OFFSET_OUT_OF_RANGE, QUEUE_NOT_FOUND, ...
+    /// OK, `STALE_EPOCH`, `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, ...
     pub code: Code,
     /// The committed offset now in force; `None`: the group has none here.
     pub committed: Option<Offset>,
@@ -132,7 +159,7 @@ pub struct CommitOutcome {
 }
 
 /// Answer to [`CommitOffsets`] and [`FetchOffsets`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitOffsetsAnswer {
     /// Of the request as a whole.
     pub status: Status,
@@ -150,7 +177,7 @@ pub struct FetchOffsets {
 }
 
 /// Answer to [`FetchOffsets`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchOffsetsAnswer {
     /// Of the request as a whole.
     pub status: Status,
@@ -181,14 +208,14 @@ pub struct ListOffsets {
 pub struct ListOffsetsOutcome {
     /// Which queue.
     pub queue: QueueKey,
-    /// OK or QUEUE_NOT_FOUND, ...
+    /// OK or `QUEUE_NOT_FOUND`, ...
     pub code: Code,
     /// The offset asked for.
     pub offset: Offset,
 }
 
 /// Answer to [`ListOffsets`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListOffsetsAnswer {
     /// Of the request as a whole.
     pub status: Status,
@@ -196,30 +223,6 @@ pub struct ListOffsetsAnswer {
     pub outcomes: Vec<ListOffsetsOutcome>,
 }
 
-impl Message for Fetch {
-    const KIND: Kind = Kind::Fetch;
-}
-impl Message for FetchAnswer {
-    const KIND: Kind = Kind::Fetch;
-}
-impl Message for CommitOffsets {
-    const KIND: Kind = Kind::CommitOffsets;
-}
-impl Message for CommitOffsetsAnswer {
-    const KIND: Kind = Kind::CommitOffsets;
-}
-impl Message for FetchOffsets {
-    const KIND: Kind = Kind::FetchOffsets;
-}
-impl Message for FetchOffsetsAnswer {
-    const KIND: Kind = Kind::FetchOffsets;
-}
-impl Message for ListOffsets {
-    const KIND: Kind = Kind::ListOffsets;
-}
-impl Message for ListOffsetsAnswer {
-    const KIND: Kind = Kind::ListOffsets;
-}
 impl Request for Fetch {
     type Answer = FetchAnswer;
 }

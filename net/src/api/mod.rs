@@ -58,14 +58,10 @@ pub trait Message: Sized {
     const KIND: Kind;
 
     /// Appends the flatbuffers header to `out`.
-    fn encode(&self, _out: &mut Vec<u8>) {
-        todo!()
-    }
+    fn encode(&self, out: &mut Vec<u8>);
 
     /// Verifies and reads a header.
-    fn decode(_header: &[u8]) -> Result<Self, DecodeError> {
-        todo!()
-    }
+    fn decode(header: &[u8]) -> Result<Self, DecodeError>;
 }
 
 /// A request that has one kind of answer.
@@ -108,10 +104,17 @@ impl Status {
     }
 }
 
+impl Default for Status {
+    fn default() -> Self {
+        Self::OK
+    }
+}
+
 macro_rules! answers {
     ($($name:ident)*) => { $(impl Answer for $name {
-        fn failed(_status: Status) -> Self {
-            todo!()
+        #[allow(clippy::needless_update, reason = "some answers have nothing but their status")]
+        fn failed(status: Status) -> Self {
+            Self { status, ..Self::default() }
         }
         fn status(&self) -> &Status {
             &self.status

@@ -2,7 +2,7 @@
 
 use equeue_record::QueueKey;
 
-use super::{Kind, Message, Request, Status};
+use super::{Request, Status};
 
 /// Part of a broker in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,14 +88,14 @@ pub struct UnregisterBroker {
 }
 
 /// Answer that carries only a status.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisterBrokerAnswer {
     /// What became of it.
     pub status: Status,
 }
 
 /// Answer to [`UnregisterBroker`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnregisterBrokerAnswer {
     /// What became of it.
     pub status: Status,
@@ -126,7 +126,7 @@ pub struct QueueRoute {
 pub struct TopicRoute {
     /// Name of the topic.
     pub name: String,
-    /// OK, or TOPIC_NOT_FOUND.
+    /// OK, or `TOPIC_NOT_FOUND`.
     pub code: crate::Code,
     /// Version of the map used: the newest that a live broker told.
     pub version: u64,
@@ -135,7 +135,7 @@ pub struct TopicRoute {
 }
 
 /// Answer to [`GetRoutes`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetRoutesAnswer {
     /// What became of it.
     pub status: Status,
@@ -153,7 +153,7 @@ pub struct GetCluster {
 }
 
 /// Answer to [`GetCluster`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GetClusterAnswer {
     /// What became of it.
     pub status: Status,
@@ -161,30 +161,6 @@ pub struct GetClusterAnswer {
     pub brokers: Vec<BrokerEntry>,
 }
 
-impl Message for RegisterBroker {
-    const KIND: Kind = Kind::RegisterBroker;
-}
-impl Message for RegisterBrokerAnswer {
-    const KIND: Kind = Kind::RegisterBroker;
-}
-impl Message for UnregisterBroker {
-    const KIND: Kind = Kind::UnregisterBroker;
-}
-impl Message for UnregisterBrokerAnswer {
-    const KIND: Kind = Kind::UnregisterBroker;
-}
-impl Message for GetRoutes {
-    const KIND: Kind = Kind::GetRoutes;
-}
-impl Message for GetRoutesAnswer {
-    const KIND: Kind = Kind::GetRoutes;
-}
-impl Message for GetCluster {
-    const KIND: Kind = Kind::GetCluster;
-}
-impl Message for GetClusterAnswer {
-    const KIND: Kind = Kind::GetCluster;
-}
 impl Request for RegisterBroker {
     type Answer = RegisterBrokerAnswer;
 }

@@ -1,6 +1,6 @@
 //! Opening and keeping a connection.
 
-use super::{Kind, Message, Request, Status};
+use super::{Request, Status};
 
 /// First request on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Hello {
 }
 
 /// Answer to [`Hello`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HelloAnswer {
     /// What became of it.
     pub status: Status,
@@ -50,24 +50,12 @@ pub struct Heartbeat {
 }
 
 /// Answer to [`Heartbeat`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeartbeatAnswer {
     /// What became of it.
     pub status: Status,
 }
 
-impl Message for Hello {
-    const KIND: Kind = Kind::Hello;
-}
-impl Message for HelloAnswer {
-    const KIND: Kind = Kind::Hello;
-}
-impl Message for Heartbeat {
-    const KIND: Kind = Kind::Heartbeat;
-}
-impl Message for HeartbeatAnswer {
-    const KIND: Kind = Kind::Heartbeat;
-}
 impl Request for Hello {
     type Answer = HelloAnswer;
 }
