@@ -39,9 +39,3 @@ pub fn check_stamp(bytes: &[u8], header: &BatchHeader) -> Result<(), RecordError
         Err(RecordError::StampChecksum { found: header.broker_crc, computed })
     }
 }
-
-/// CRC32C of all bytes of a stamped batch whose producer checksum is known to be right, without a pass over them: the
-/// checksum of the 36 bytes in front, combined with the producer's.
-pub fn whole_crc(front: &[u8; BROKER_PART_LEN], header: &BatchHeader) -> u32 {
-    crc32c::crc32c_combine(crc32c::crc32c(front), header.producer_crc, header.len() - BROKER_PART_LEN)
-}

@@ -20,7 +20,7 @@ mod record;
 mod varint;
 mod view;
 
-pub use batch::{check_batch, check_producer_crc, check_stamp, split_first, whole_crc};
+pub use batch::{check_batch, check_producer_crc, check_stamp, split_first};
 pub use builder::{BatchBuilder, ProducerStamp, PushError, restamp_producer};
 pub use codec::{Codec, Decompressor};
 pub use error::RecordError;

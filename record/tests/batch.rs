@@ -5,7 +5,7 @@ use bytes::Bytes;
 use equeue_record::{
     BATCH_HEADER_LEN, BROKER_PART_LEN, BatchBuilder, BatchFlags, BatchHeader, BatchView, BrokerStamp, Codec,
     Decompressor, MasterEpoch, Offset, ProducerStamp, PushError, QueueKey, RecordError, RecordFields,
-    check_batch, restamp_producer, split_first, stamp, tag_hash, tag_hashes, whole_crc,
+    check_batch, restamp_producer, split_first, stamp, tag_hash, tag_hashes,
 };
 use proptest::prelude::*;
 
@@ -99,13 +99,6 @@ fn a_stamp_does_not_touch_the_producers_checksum_and_belongs_to_one_batch() {
     bytes[..28].copy_from_slice(&other[..28]);
     bytes[32..36].copy_from_slice(&other[32..36]);
     assert!(matches!(BatchView::parse(&bytes), Err(RecordError::StampChecksum { .. })));
-}
-
-#[test]
-fn the_whole_checksum_needs_no_pass_over_the_body() {
-    let bytes = sample(Codec::None);
-    let header = BatchHeader::parse(&bytes).unwrap();
-    assert_eq!(whole_crc(bytes.first_chunk().unwrap(), &header), crc32c::crc32c(&bytes));
 }
 
 #[test]
