@@ -11,6 +11,7 @@ mod flush;
 mod identity;
 mod name;
 mod segment;
+mod state;
 
 pub use bodies::{
     OPEN_BODY_LEN, OpenBody, OpenCause, SEAL_BODY_LEN, SNAPSHOT_PREFIX_LEN, SealBody, SnapshotPrefix,
@@ -24,6 +25,7 @@ pub use name::{
     prep_name, segment_name,
 };
 pub use segment::{SEGMENT_HEADER_LEN, SEGMENT_MAGIC, Salt, SegmentHeader};
+pub use state::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, StateBatchBuilder, read_state};
 
 /// The layouts of fields, for docs/storage-format.md and its test.
 pub mod layout {

@@ -4,11 +4,17 @@
 //! call n, drop, reorder or tear writes that were not synced, and fail any call. Both are single-threaded: futures
 //! are not `Send`.
 
+mod align;
+mod dma;
+
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
+
+pub use align::{align_down, align_up, is_aligned};
+pub use dma::{DmaIo, DmaIoFile, PROBE_FILE, ReadResultBytes};
 
 /// Alignment of every position, length and buffer in direct I/O, in bytes.
 pub const ALIGN: usize = 4096;

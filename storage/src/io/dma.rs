@@ -1,0 +1,369 @@
+//! [`Io`] on glommio: direct I/O on the executor of the calling thread.
+//!
+//! **Invariants**: every open file was preceded, on this executor, by the guard of [`DmaIo::new`]; nothing here
+//! blocks the executor: what io_uring has no operation for runs on glommio's blocking threads, its panics caught
+//! there (glommio never wakes the task of a closure that panicked).
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use glommio::GlommioError;
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+
+use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
+
+/// The file that the guard reads, in the folder given to [`DmaIo::new`].
+pub const PROBE_FILE: &str = "io-probe";
+
+/// Direct I/O on glommio.
+///
+/// Belongs to the executor on which it was made.
+#[derive(Clone, Debug)]
+pub struct DmaIo {
+    /// Not `Send`: the guard ran on this thread's executor only.
+    _executor: std::marker::PhantomData<Rc<()>>,
+}
+
+impl DmaIo {
+    /// Makes one for the calling executor, before any other `DmaFile` is opened on it. `probe_dir` is a folder on
+    /// the device that all files will be on.
+    ///
+    /// glommio 0.9.0 asks on the first open of a device whether it can be polled, by reading the file's first block
+    /// on a polled ring. An empty file (a new segment) "succeeds" without touching the device, after which the
+    /// executor spins at 100 % CPU whenever I/O is in flight and flushes take a scheduler tick. Its answer is kept
+    /// for the thread's life. So the first file opened is one with a really written block.
+    ///
+    /// # Errors
+    /// When the probe file is not there and cannot be made, or cannot be opened for direct I/O.
+    pub async fn new(probe_dir: &Path) -> io::Result<Self> {
+        let path = probe_dir.join(PROBE_FILE);
+        blocking({
+            let path = path.clone();
+            move || write_probe(&path)
+        })
+        .await?;
+        DmaFile::open(&path).await?.close().await?;
+        Ok(Self { _executor: std::marker::PhantomData })
+    }
+}
+
+/// Writes the probe's block where it is missing. Several executors may do it at once: they write the same bytes.
+fn write_probe(path: &Path) -> io::Result<()> {
+    if path.metadata().is_ok_and(|metadata| metadata.len() >= ALIGN as u64) {
+        return Ok(());
+    }
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all_at(&[0x5a; ALIGN], 0)?;
+    file.sync_all()
+}
+
+/// Runs `job` on a blocking thread.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let guarded = move || catch_unwind(AssertUnwindSafe(job));
+    match glommio::executor().spawn_blocking(guarded).await {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::other("a file system call panicked")),
+    }
+}
+
+impl Io for DmaIo {
+    type Buffer = DmaBuffer;
+    type ReadBuffer = ReadResultBytes;
+    type File = DmaIoFile;
+
+    fn allocate(&self, len: usize) -> DmaBuffer {
+        debug_assert!(is_aligned(len as u64), "buffers are whole blocks");
+        glommio::allocate_dma_buffer(len)
+    }
+
+    async fn open(&self, path: &Path, access: Access) -> io::Result<DmaIoFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).mode(0o640);
+        match access {
+            Access::Read => {}
+            Access::ReadWrite => {
+                options.write(true);
+            }
+            Access::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        let file = options.dma_open(path).await.map_err(plain)?;
+        // glommio asks by path: right now and only now, before anyone renames the file.
+        let bytes = if access == Access::CreateNew { 0 } else { file.file_size().await.map_err(plain)? };
+        Ok(DmaIoFile { file, bytes: Cell::new(bytes) })
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        glommio::io::rename(from, to).await.map_err(plain)
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        glommio::io::remove(path).await.map_err(plain)
+    }
+
+    async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        blocking(move || std::fs::create_dir_all(path)).await
+    }
+
+    async fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
+        let dir = dir.to_owned();
+        blocking(move || list_files(&dir)).await
+    }
+
+    /// fsync of the folder. Not glommio's `Directory::sync`: that is fdatasync, and ext4 (6.18, `ext4_fsync_journal`)
+    /// then waits only for the transaction that last changed the folder's *size*; a rename within its blocks is none.
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_owned();
+        blocking(move || std::fs::File::open(dir)?.sync_all()).await
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        glommio::spawn_local(task).detach();
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        glommio::timer::sleep(duration).await;
+    }
+
+    async fn yield_now(&self) {
+        glommio::executor().yield_task_queue_now().await;
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Files (not folders) in `dir`.
+fn list_files(dir: &Path) -> io::Result<Vec<FileEntry>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            // Removed since: not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        // A name that is not UTF-8 is none of the log's.
+        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+            files.push(FileEntry { name, bytes: metadata.len() });
+        }
+    }
+    Ok(files)
+}
+
+/// The system's own error, which callers compare with ENOSPC and its like, without glommio's wrapping.
+fn plain(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}
+
+/// Memory that a read filled.
+#[derive(Clone, Debug)]
+pub struct ReadResultBytes(ReadResult);
+
+impl AsRef<[u8]> for ReadResultBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A file open for direct I/O.
+#[derive(Debug)]
+pub struct DmaIoFile {
+    file: DmaFile,
+    /// Its length as far as this handle knows: at open, grown by own writes.
+    bytes: Cell<u64>,
+}
+
+impl DmaIoFile {
+    fn grown_to(&self, end: u64) {
+        self.bytes.set(self.bytes.get().max(end));
+    }
+}
+
+impl IoFile for DmaIoFile {
+    type Buffer = DmaBuffer;
+    type ReadBuffer = ReadResultBytes;
+
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<ReadResultBytes> {
+        debug_assert!(is_aligned(position) && is_aligned(len as u64), "direct I/O is aligned");
+        let read = self.file.read_at_aligned(position, len).await.map_err(plain)?;
+        let end = position.saturating_add(read.len() as u64);
+        if read.len() < len && end < self.bytes.get() {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!(
+                    "{} of {len} bytes read at {position} of a file of {} bytes",
+                    read.len(),
+                    self.bytes.get()
+                ),
+            ));
+        }
+        Ok(ReadResultBytes(read))
+    }
+
+    async fn write_at(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<usize> {
+        debug_assert!(is_aligned(position) && is_aligned(buffer.len() as u64), "direct I/O is aligned");
+        let written = self.file.write_rc_at(buffer, position).await.map_err(plain)?;
+        self.grown_to(position.saturating_add(written as u64));
+        Ok(written)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        self.file.fdatasync().await.map_err(plain)
+    }
+
+    async fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.file.pre_allocate(len, false).await.map_err(plain)?;
+        self.grown_to(len);
+        Ok(())
+    }
+
+    async fn close(self) -> io::Result<()> {
+        self.file.close().await.map_err(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use glommio::{LocalExecutorBuilder, Placement};
+
+    use super::*;
+
+    /// Beside the test's executable: on a disk, while /tmp may be a tmpfs, which has no direct I/O.
+    fn disk_dir() -> tempfile::TempDir {
+        let executable = std::env::current_exe().unwrap();
+        tempfile::tempdir_in(executable.parent().unwrap()).unwrap()
+    }
+
+    fn on_executor<T: Send + 'static>(test: impl AsyncFnOnce(DmaIo, &Path) -> T + Send + 'static) -> T {
+        let dir = disk_dir();
+        let path = dir.path().to_owned();
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(4 << 20)
+            .spawn(move || async move {
+                let io = DmaIo::new(&path).await.unwrap();
+                test(io, &path).await
+            })
+            .unwrap()
+            .join()
+            .unwrap()
+    }
+
+    fn block(io: &DmaIo, len: usize, byte: u8) -> Rc<DmaBuffer> {
+        let mut buffer = io.allocate(len);
+        buffer.as_mut().fill(byte);
+        Rc::new(buffer)
+    }
+
+    #[test]
+    fn writes_are_read_back_and_end_at_the_end_of_the_file() {
+        on_executor(async |io, dir| {
+            let path = dir.join("a");
+            let file = io.open(&path, Access::CreateNew).await.unwrap();
+            assert_eq!(file.read_at(0, ALIGN).await.unwrap().as_ref(), b"");
+            assert_eq!(file.write_at(block(&io, 2 * ALIGN, 7), 0).await.unwrap(), 2 * ALIGN);
+            file.sync().await.unwrap();
+            let read = file.read_at(4096, 4 * ALIGN).await.unwrap();
+            assert_eq!(read.as_ref(), &[7; ALIGN]);
+            file.preallocate(4 * ALIGN as u64).await.unwrap();
+            assert_eq!(file.read_at(0, 8 * ALIGN).await.unwrap().as_ref().len(), 4 * ALIGN);
+            file.close().await.unwrap();
+            let exists = io.open(&path, Access::CreateNew).await.map(|_| ()).unwrap_err();
+            assert_eq!(exists.kind(), io::ErrorKind::AlreadyExists);
+            let file = io.open(&path, Access::Read).await.unwrap();
+            let denied = file.write_at(block(&io, ALIGN, 1), 0).await.unwrap_err();
+            assert_eq!(denied.raw_os_error(), Some(libc::EBADF));
+            file.close().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn names_are_changed_and_listed() {
+        on_executor(async |io, dir| {
+            let sub = dir.join("x/y");
+            io.create_dir(&sub).await.unwrap();
+            io.create_dir(&sub).await.unwrap();
+            let file = io.open(&sub.join("one.tmp"), Access::CreateNew).await.unwrap();
+            file.write_at(block(&io, ALIGN, 1), 0).await.unwrap();
+            io.rename(&sub.join("one.tmp"), &sub.join("one")).await.unwrap();
+            io.sync_dir(&sub).await.unwrap();
+            assert_eq!(file.write_at(block(&io, ALIGN, 1), 4096).await.unwrap(), ALIGN);
+            file.close().await.unwrap();
+            assert_eq!(io.list(&sub).await.unwrap(), [FileEntry { name: "one".into(), bytes: 8192 }]);
+            assert!(io.list(&dir.join("x")).await.unwrap().is_empty());
+            io.remove(&sub.join("one")).await.unwrap();
+            assert!(io.list(&sub).await.unwrap().is_empty());
+            let gone = io.remove(&sub.join("one")).await.unwrap_err();
+            assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+            let gone = io.open(&sub.join("one"), Access::Read).await.map(|_| ()).unwrap_err();
+            assert_eq!(gone.raw_os_error(), Some(libc::ENOENT));
+        });
+    }
+
+    /// CPU time of the calling thread.
+    fn thread_cpu() -> Duration {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // utime and stime are fields 14 and 15 of the line; the state is field 3. In ticks of 10 ms.
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    #[test]
+    fn the_first_new_file_does_not_make_the_executor_spin() {
+        on_executor(async |io, dir| {
+            let file = io.open(&dir.join("new"), Access::CreateNew).await.unwrap();
+            let (clock, cpu) = (std::time::Instant::now(), thread_cpu());
+            let mut position = 0;
+            while clock.elapsed() < Duration::from_millis(600) {
+                file.write_at(block(&io, 64 * ALIGN, 3), position).await.unwrap();
+                file.sync().await.unwrap();
+                position += 64 * ALIGN as u64;
+            }
+            let busy = thread_cpu().saturating_sub(cpu);
+            let share = busy.as_secs_f64() / clock.elapsed().as_secs_f64();
+            assert!(share < 0.8, "the executor was busy for {share:.2} of the time: its device is polled");
+            file.close().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_panic_on_a_blocking_thread_is_an_error() {
+        on_executor(async |_, _| {
+            let error = blocking::<()>(|| panic!("as a test")).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Other);
+            blocking(|| Ok(())).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn tasks_and_time() {
+        on_executor(async |io, _| {
+            let ran = Rc::new(Cell::new(false));
+            io.spawn({
+                let ran = Rc::clone(&ran);
+                async move { ran.set(true) }
+            });
+            while !ran.get() {
+                io.yield_now().await;
+            }
+            let begin = std::time::Instant::now();
+            io.sleep(Duration::from_millis(5)).await;
+            assert!(begin.elapsed() >= Duration::from_millis(5));
+            assert!(io.wall_ms() > 1_700_000_000_000);
+        });
+    }
+}
