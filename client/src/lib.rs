@@ -1,1 +1,29 @@
-//! Under construction.
+//! The client library of EQueue: producers, consumers and the admin client, on tokio.
+//!
+//! A [`Client`] knows the nameservers and keeps the routes; [`Producer`]s send, [`Consumer`]s receive, [`Admin`] looks
+//! and changes. All futures are `Send`; the library runs on current-thread and multi-thread runtimes alike.
+//!
+//! **Invariants**: no glommio here; an unreachable nameserver or broker never stops a client from starting or working;
+//! every buffer, window, retry and wait has a limit; a batch is frozen once it was sent, so that the broker's sequence
+//! rules make a resend harmless.
+#![allow(clippy::todo, reason = "the public surface first: bodies follow")]
+
+mod admin;
+mod client;
+mod consumer;
+mod error;
+mod message;
+mod producer;
+
+pub use admin::{Admin, BrokerResult, GroupOffset, QueueOffset};
+pub use client::{Client, ClientBuilder};
+pub use consumer::{
+    Consumer, ConsumerOptions, QueueEnd, QueuePosition, ReceivedBatch, StartAt, Subscription,
+};
+pub use equeue_net::Code;
+pub use equeue_net::api::AckLevel;
+pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record};
+pub use error::{ClientError, EnqueueError, HandlerError, SendError};
+pub use message::{Header, Message, Receipt, Received, Text};
+pub use producer::selector::{Choice, HashOfKey, QueueSelector, RoundRobin, TopicQueues};
+pub use producer::{Delivery, OnDelivery, Producer, ProducerOptions, ProducerStats};

@@ -1,0 +1,197 @@
+//! What applications send and receive.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use equeue_net::api::AckLevel;
+use equeue_record::{MessageId, Offset, QueueKey};
+
+/// A message to send. Everything is borrowed: its bytes are copied once, straight into the open batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Message<'a> {
+    /// Where to.
+    pub topic: &'a str,
+    /// Messages with the same key go to the same queue (with the default selector) and keep their order.
+    pub key: Option<&'a [u8]>,
+    /// What consumers may filter by.
+    pub tag: Option<&'a str>,
+    /// A number for the application.
+    pub code: i32,
+    /// Names may repeat, values may be missing.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+    /// The content.
+    pub body: Option<&'a [u8]>,
+    /// When it was made, ms UTC; `None`: now.
+    pub create_time_ms: Option<i64>,
+    /// When consumers shall see it at the earliest, ms UTC; `None`: at once.
+    pub deliver_at_ms: Option<i64>,
+    /// Ordinal of the queue; overrides the selector.
+    pub queue: Option<u32>,
+}
+
+impl<'a> Message<'a> {
+    /// A message with nothing but a body.
+    pub fn new(topic: &'a str, body: &'a [u8]) -> Self {
+        Self { topic, body: Some(body), ..Self::default() }
+    }
+
+    /// With this key.
+    #[must_use]
+    pub fn key(mut self, key: &'a [u8]) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// With this tag.
+    #[must_use]
+    pub fn tag(mut self, tag: &'a str) -> Self {
+        self.tag = Some(tag);
+        self
+    }
+
+    /// With this code.
+    #[must_use]
+    pub fn code(mut self, code: i32) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// With these headers.
+    #[must_use]
+    pub fn headers(mut self, headers: &'a [(&'a str, Option<&'a [u8]>)]) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// To the queue of this ordinal.
+    #[must_use]
+    pub fn queue(mut self, ordinal: u32) -> Self {
+        self.queue = Some(ordinal);
+        self
+    }
+
+    /// Bytes that it brings along: what the producer's window counts.
+    pub fn content_bytes(&self) -> usize {
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
+        self.key.map_or(0, <[u8]>::len)
+            + self.tag.map_or(0, str::len)
+            + self.body.map_or(0, <[u8]>::len)
+            + headers
+    }
+}
+
+/// Where an acknowledged message is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Name of the broker that stored it.
+    pub broker: Arc<str>,
+    /// Ordinal of the queue in the topic.
+    pub queue: u32,
+    /// The queue's key on its broker.
+    pub queue_key: QueueKey,
+    /// Its offset in the queue.
+    pub offset: Offset,
+    /// Broker's time at append, ms UTC.
+    pub append_time_ms: i64,
+    /// How safe it is.
+    pub level: AckLevel,
+    /// The broker had stored it before this answer: a resend found it there.
+    pub duplicate: bool,
+    /// Check of the cluster's name, part of the id.
+    pub cluster_check: u16,
+}
+
+impl Receipt {
+    /// The message's id: opaque, printable, names it for ever.
+    pub fn id(&self) -> MessageId {
+        MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
+    }
+}
+
+/// Text inside received bytes, shared with them.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Text(Bytes);
+
+impl Text {
+    /// Takes bytes that are UTF-8; `None` when they are not.
+    pub fn from_utf8(bytes: Bytes) -> Option<Self> {
+        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("checked when it was made, and immutable")
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+/// One header of a received message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name; may occur again.
+    pub name: Text,
+    /// Its value, if any.
+    pub value: Option<Bytes>,
+}
+
+/// A received message. Owned; its fields share the bytes of the frame it came in (which live as long as it does).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Name of the broker that it was read from.
+    pub broker: Arc<str>,
+    /// Ordinal of its queue.
+    pub queue: u32,
+    /// The queue's key on its broker.
+    pub queue_key: QueueKey,
+    /// Its offset in the queue.
+    pub offset: Offset,
+    /// Broker's time at append, ms UTC.
+    pub append_time_ms: i64,
+    /// When it was made, ms UTC.
+    pub create_time_ms: i64,
+    /// Earliest delivery asked for, ms UTC.
+    pub deliver_at_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its tag.
+    pub tag: Option<Text>,
+    /// A number for the application.
+    pub code: i32,
+    /// In the order they were sent.
+    pub headers: Vec<Header>,
+    /// The content.
+    pub body: Option<Bytes>,
+    /// Check of the cluster's name, part of the id.
+    pub cluster_check: u16,
+}
+
+impl Received {
+    /// The message's id: opaque, printable, names it for ever.
+    pub fn id(&self) -> MessageId {
+        MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
+    }
+}
