@@ -6,6 +6,7 @@
 
 mod align;
 mod dma;
+pub mod memory;
 
 use std::future::Future;
 use std::io;
@@ -57,7 +58,7 @@ pub trait Io: Clone + 'static {
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
-    /// Creates a folder (and its parents) if it is not there.
+    /// Creates a folder (and its parents) if it is not there; durable only after [`Io::sync_dir`] of *its* folder.
     fn create_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
     /// The files in a folder, in no order.
     fn list(&self, dir: &Path) -> impl Future<Output = io::Result<Vec<FileEntry>>>;
