@@ -94,14 +94,19 @@ pub fn take_frame(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, 
         buffer.reserve(total - buffer.len());
         return Ok(None);
     }
+    Ok(Some(split_frame(buffer, head, total)))
+}
+
+/// Splits a frame off the front of `buffer`, which holds all of its `total` bytes.
+pub(crate) fn split_frame(buffer: &mut BytesMut, head: FrameHeader, total: usize) -> Frame {
     let mut header = buffer.split_to(total).freeze();
     header.advance(FRAME_HEADER_LEN);
     let payload = header.split_off(head.header_len as usize);
-    Ok(Some(Frame { head, header, payload }))
+    Frame { head, header, payload }
 }
 
 /// Reads and checks the fixed part; with it, the length of the whole frame. `Ok(None)`: more bytes are needed.
-fn parse_head(bytes: &[u8], limit: usize) -> Result<Option<(FrameHeader, usize)>, FrameError> {
+pub(crate) fn parse_head(bytes: &[u8], limit: usize) -> Result<Option<(FrameHeader, usize)>, FrameError> {
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_LEN>() else { return Ok(None) };
     let length = u32::from_le_bytes(*length) as usize;
     let total = length.saturating_add(LENGTH_LEN);

@@ -10,6 +10,8 @@ pub mod frame;
 pub mod limits;
 pub mod preamble;
 mod schema;
+#[cfg(feature = "server")]
+pub mod transport;
 
 pub use code::{Code, Remedy};
 pub use codec::{put_fetch_answer, put_produce_answer};
