@@ -42,7 +42,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub topic: Option<String>,
     /// Queues of the topic, when it is created
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub queues: u32,
     /// Producers, each with a client (connections) of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -78,7 +78,7 @@ pub struct LoadArgs {
     #[arg(long, default_value_t = 0, value_name = "MICROSECONDS")]
     pub linger_us: u64,
     /// How messages are spread over the queues
-    #[arg(long, value_enum, default_value_t = Spread::Message)]
+    #[arg(long, value_enum, default_value_t = Spread::Client)]
     pub spread: Spread,
     /// Producers of a thread share one client (one set of connections); consumers as well
     #[arg(long)]
@@ -139,7 +139,7 @@ pub struct StorageArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub tasks: u32,
     /// Queues that the tasks append to
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub queues: u32,
     /// Bytes of a message's body
     #[arg(long, default_value = "1000", value_name = "BYTES|LOW-HIGH")]
@@ -179,6 +179,8 @@ pub struct StorageArgs {
 /// How messages are spread over the queues.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
+    /// The client decides: runs of messages to each queue in turn.
+    Client,
     /// Each message goes to the next queue.
     Message,
     /// Producer p always sends to queue p modulo the number of queues.
@@ -190,6 +192,7 @@ impl Spread {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Client => "client",
             Self::Message => "message",
             Self::Producer => "producer",
         }

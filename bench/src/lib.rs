@@ -9,7 +9,10 @@
 
 pub mod assertion;
 pub mod cli;
+pub mod histogram;
 mod run;
+pub mod schedule;
+pub mod verify;
 pub mod workload;
 
 pub use run::{Outcome, run};
