@@ -1,6 +1,15 @@
 //! Runs one command from its options to its exit code.
 
-use crate::cli::BenchArgs;
+use std::fs;
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{BenchArgs, BenchCommand, LoadArgs, OutputArgs};
+use crate::network::{self, Kind};
+use crate::report::Report;
 
 /// How a run ended that came to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +32,65 @@ impl Outcome {
 }
 
 /// Runs a benchmark to its end and prints the result. Blocks; starts its own threads and runtimes, so it is called
-/// from a thread that runs none.
+/// from a thread that runs none (the main thread: a broker of the run's own ends with the thread that started it).
 ///
 /// # Errors
 /// When nothing could be measured: no broker, no disk, a stop signal.
-pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
-    anyhow::bail!("not available in this build: {:?}", args.command)
+pub fn run(args: &BenchArgs) -> Result<Outcome> {
+    let (kind, load) = match &args.command {
+        BenchCommand::Produce(load) => (Kind::Produce, load),
+        BenchCommand::Consume(load) => (Kind::Consume, load),
+        BenchCommand::Both(load) => (Kind::Both, load),
+        BenchCommand::Latency(load) => (Kind::Latency, load),
+        BenchCommand::Storage(storage) => {
+            check_output(&storage.output)?;
+            return conclude(&crate::log_alone::measure(storage)?, &storage.output);
+        }
+    };
+    check_output(&load.output)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+    let report = runtime.block_on(until_signal(kind, load))?;
+    drop(runtime);
+    conclude(&report, &load.output)
+}
+
+/// A stop signal ends the run in order: the broker of its own is stopped, its data removed.
+async fn until_signal(kind: Kind, args: &LoadArgs) -> Result<Report> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    tokio::select! {
+        report = network::measure(kind, args) => report,
+        _ = interrupt.recv() => bail!("stopped by SIGINT"),
+        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+    }
+}
+
+fn check_output(output: &OutputArgs) -> Result<()> {
+    output.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), network::check_json_path)
+}
+
+/// Prints the result and checks what was demanded of it.
+fn conclude(report: &Report, output: &OutputArgs) -> Result<Outcome> {
+    let value = serde_json::to_value(report).context("writing the result as JSON")?;
+    let to_stdout = output.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    let text = if to_stdout { pretty(&value)? } else { report.table() };
+    io::stdout().lock().write_all(text.as_bytes()).context("printing the result")?;
+    if let Some(path) = output.json.as_deref().filter(|_| !to_stdout) {
+        fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let mut outcome = Outcome::Passed;
+    for failed in output.assert.iter().filter_map(|assertion| assertion.check(&value).err()) {
+        eprintln!("assertion failed: {failed}");
+        outcome = Outcome::Failed;
+    }
+    if report.is_wrong() {
+        eprintln!("verification failed");
+        outcome = Outcome::Failed;
+    }
+    Ok(outcome)
+}
+
+fn pretty(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value).context("writing the result as JSON")? + "\n")
 }

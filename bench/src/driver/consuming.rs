@@ -1,0 +1,186 @@
+//! One consumer: pulls batches, counts them, and has every body checked when asked to.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use equeue_client::{Consumer, ReceivedBatch};
+use equeue_record::RecordError;
+
+use super::ledger::Span;
+use super::outcome_name;
+use crate::histogram::Latencies;
+use crate::machine::now_ns;
+use crate::verify::Verifier;
+use crate::workload::Stamp;
+
+/// How long one pull waits.
+const PULL_WAIT: Duration = Duration::from_millis(500);
+/// Pause after a failed pull.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a thread's consumers came to.
+#[derive(Debug)]
+pub(crate) struct ConsumeTally {
+    /// What counts for the end-to-end latency, by send time.
+    pub span: Span,
+    /// From when a message was due to be sent until it was here.
+    pub end_to_end: Latencies,
+    /// Like `end_to_end`, since the last look (kept when asked for).
+    pub recent: Option<Latencies>,
+    /// Messages, each once, and their bytes.
+    pub received: u64,
+    /// Bytes of the bodies of `received`.
+    pub bytes: u64,
+    /// Time of the first batch.
+    pub first_ns: Option<u64>,
+    /// Time of the last batch.
+    pub last_ns: u64,
+    /// Queues that the thread's consumers own, by consumer.
+    pub assigned: BTreeMap<u32, usize>,
+    /// Failed pulls by code.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl ConsumeTally {
+    pub(crate) fn new(recent: bool) -> Self {
+        Self {
+            span: Span::NEVER,
+            end_to_end: Latencies::new(),
+            recent: recent.then(Latencies::new),
+            received: 0,
+            bytes: 0,
+            first_ns: None,
+            last_ns: 0,
+            assigned: BTreeMap::new(),
+            errors: BTreeMap::new(),
+        }
+    }
+}
+
+/// How far each queue was received, by all consumers together: what a second consumer of a queue reads again after a
+/// change of hands is not counted twice.
+#[derive(Debug)]
+pub(crate) struct QueueProgress {
+    next: Vec<AtomicU64>,
+}
+
+impl QueueProgress {
+    /// Ordinals of a topic are below this.
+    const QUEUES_MAX: usize = 1024;
+
+    pub(crate) fn new() -> Self {
+        Self { next: (0..Self::QUEUES_MAX).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Takes the offsets `first..next` of a queue; how many of them are new.
+    fn advance(&self, queue: u32, first: u64, next: u64) -> u64 {
+        let Some(known) = self.next.get(queue as usize) else { return next.saturating_sub(first) };
+        let known = known.fetch_max(next, Ordering::Relaxed);
+        next.saturating_sub(known.max(first))
+    }
+}
+
+/// What all consumers of a run share.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    /// The run whose end-to-end latency is taken.
+    pub run: u32,
+    /// Bodies carry the time at which they were sent, by this run's clock.
+    pub timed: bool,
+    /// How far each queue was received.
+    pub progress: QueueProgress,
+    /// Checks every body.
+    pub verifier: Option<Mutex<Verifier>>,
+}
+
+/// Receives until the task is dropped.
+pub(crate) async fn consume(
+    mut consumer: Consumer,
+    index: u32,
+    receiving: Arc<Receiving>,
+    tally: Arc<Mutex<ConsumeTally>>,
+) {
+    loop {
+        match consumer.pull_batch(PULL_WAIT).await {
+            Ok(Some(mut batch)) => {
+                if let Err(error) = take(&mut batch, &receiving, &tally) {
+                    tracing::warn!(%error, "a batch cannot be read");
+                    count_error(&tally, outcome_name(&error));
+                }
+            }
+            Ok(None) => {
+                let owned = consumer.positions().len();
+                tally.lock().unwrap_or_else(PoisonError::into_inner).assigned.insert(index, owned);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a pull failed");
+                count_error(&tally, outcome_name(&error));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn count_error(tally: &Mutex<ConsumeTally>, name: String) {
+    *tally.lock().unwrap_or_else(PoisonError::into_inner).errors.entry(name).or_insert(0) += 1;
+}
+
+/// Counts, times and checks one batch.
+fn take(
+    batch: &mut ReceivedBatch,
+    receiving: &Receiving,
+    tally: &Mutex<ConsumeTally>,
+) -> Result<(), RecordError> {
+    let now = now_ns();
+    let queue = batch.queue();
+    let mut verifier =
+        receiving.verifier.as_ref().map(|verifier| verifier.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut first, mut next, mut bytes, mut records) = (None, 0, 0, 0_u64);
+    for record in batch.records()? {
+        let record = record?;
+        let offset = record.offset.0;
+        let body = record.body.unwrap_or_default();
+        first.get_or_insert(offset);
+        next = offset + 1;
+        records += 1;
+        bytes += body.len() as u64;
+        if receiving.timed
+            && let Some(stamp) = Stamp::read(body)
+            && stamp.run == receiving.run
+            && tally.span.contains(stamp.sent_ns)
+        {
+            let latency_ns = now.saturating_sub(stamp.sent_ns);
+            tally.end_to_end.record(latency_ns);
+            if let Some(recent) = &mut tally.recent {
+                recent.record(latency_ns);
+            }
+        }
+        if let Some(verifier) = &mut verifier {
+            verifier.observe(queue, offset, body);
+        }
+    }
+    let Some(first) = first else { return Ok(()) };
+    let fresh = receiving.progress.advance(queue, first, next);
+    tally.received += fresh;
+    tally.bytes += if fresh >= records { bytes } else { bytes * fresh / records.max(1) };
+    tally.first_ns.get_or_insert(now);
+    tally.last_ns = now;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_again_is_not_new() {
+        let progress = QueueProgress::new();
+        assert_eq!(progress.advance(3, 0, 10), 10);
+        assert_eq!(progress.advance(3, 5, 12), 2);
+        assert_eq!(progress.advance(3, 0, 10), 0);
+        assert_eq!(progress.advance(4, 100, 110), 10, "an old topic begins where it begins");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the generator asks of the machine: time, CPU time, CPUs, and what it is.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+/// The clock of a run: monotonic, the same for all threads and processes of the machine, ns.
+#[must_use]
+pub fn now_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_MONOTONIC).expect("every kernel has a monotonic clock")
+}
+
+/// CPU time of this thread, ns.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+}
+
+/// CPU time of this process, its ended threads included, ns.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    clock_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
+}
+
+/// CPU time of another process, its ended threads and the kernel's workers for its I/O included, ns; `None` when it is
+/// gone.
+#[must_use]
+pub fn process_cpu_ns_of(pid: Pid) -> Option<u64> {
+    ClockId::pid_cpu_clock_id(pid).ok().and_then(clock_ns)
+}
+
+fn clock_ns(clock: ClockId) -> Option<u64> {
+    let time = clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(time.tv_sec()).ok()?;
+    Some(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).ok()?)
+}
+
+/// The CPUs that this thread may run on, in order.
+pub fn allowed_cpus() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0)).context("asking for the CPUs allowed")?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Binds this thread, and the threads and processes that it starts from now on, to these CPUs.
+pub fn bind_to(cpus: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu).with_context(|| format!("there is no CPU {cpu}"))?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("binding to CPUs {cpus:?}"))
+}
+
+/// Release of the kernel.
+#[must_use]
+pub fn kernel() -> String {
+    let read = fs::read_to_string("/proc/sys/kernel/osrelease");
+    read.map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+}
+
+/// Model of the CPU.
+#[must_use]
+pub fn cpu_model() -> String {
+    let model = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("model name") || line.starts_with("Model"))?;
+        line.split_once(':').map(|(_, model)| model.trim().to_owned())
+    };
+    fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .as_deref()
+        .and_then(model)
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Number of CPUs on line.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_run() {
+        let (now, cpu) = (now_ns(), process_cpu_ns());
+        let mut sum = 0_u64;
+        while thread_cpu_ns() < 5_000_000 {
+            sum = sum.wrapping_add(now_ns());
+        }
+        assert!(now_ns() > now && process_cpu_ns() > cpu && sum > 0);
+        let of_this_process = process_cpu_ns_of(Pid::this()).expect("it lives");
+        assert!(of_this_process >= cpu);
+    }
+
+    #[test]
+    fn a_thread_is_bound() {
+        std::thread::spawn(|| {
+            let last = *allowed_cpus().expect("known").last().expect("at least one");
+            bind_to(&[last]).expect("allowed");
+            assert_eq!(allowed_cpus().expect("known"), [last]);
+            assert!(bind_to(&[100_000]).is_err());
+        })
+        .join()
+        .expect("no panic");
+    }
+}
