@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -67,7 +68,14 @@ async fn until_signal(kind: Kind, args: &LoadArgs) -> Result<Report> {
 }
 
 fn check_output(output: &OutputArgs) -> Result<()> {
-    output.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), network::check_json_path)
+    output.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), check_json_path)
+}
+
+/// Whether the file's folder is there, told before anything is started.
+fn check_json_path(path: &Path) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    ensure!(dir.is_dir(), "--json: there is no folder {}", dir.display());
+    Ok(())
 }
 
 /// Prints the result and checks what was demanded of it.

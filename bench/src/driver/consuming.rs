@@ -85,8 +85,10 @@ impl QueueProgress {
 /// What all consumers of a run share.
 #[derive(Debug)]
 pub(crate) struct Receiving {
-    /// The run whose end-to-end latency is taken.
+    /// The run whose messages are received.
     pub run: u32,
+    /// Messages of other runs do not count.
+    pub own_only: bool,
     /// Bodies carry the time at which they were sent, by this run's clock.
     pub timed: bool,
     /// How far each queue was received.
@@ -138,11 +140,15 @@ fn take(
     let mut verifier =
         receiving.verifier.as_ref().map(|verifier| verifier.lock().unwrap_or_else(PoisonError::into_inner));
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut first, mut next, mut bytes, mut records) = (None, 0, 0, 0_u64);
+    let (mut first, mut next, mut bytes, mut records, mut own) = (None, 0, 0, 0_u64, true);
     for record in batch.records()? {
         let record = record?;
         let offset = record.offset.0;
         let body = record.body.unwrap_or_default();
+        if receiving.own_only && first.is_none() {
+            // A batch is one producer's: its first record speaks for all.
+            own = Stamp::read(body).is_some_and(|stamp| stamp.run == receiving.run);
+        }
         first.get_or_insert(offset);
         next = offset + 1;
         records += 1;
@@ -162,7 +168,7 @@ fn take(
             verifier.observe(queue, offset, body);
         }
     }
-    let Some(first) = first else { return Ok(()) };
+    let Some(first) = first.filter(|_| own) else { return Ok(()) };
     let fresh = receiving.progress.advance(queue, first, next);
     tally.received += fresh;
     tally.bytes += if fresh >= records { bytes } else { bytes * fresh / records.max(1) };

@@ -31,6 +31,7 @@ use thread::Part;
 
 /// What is put on the broker.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Load {
     /// Number of the run, in every body.
     pub run: u32,
@@ -78,6 +79,8 @@ pub(crate) struct Load {
     pub by_second: bool,
     /// Messages that the consumers are to receive when there are no producers.
     pub backlog: u64,
+    /// What other runs left in the topic does not count.
+    pub own_only: bool,
 }
 
 impl Load {
@@ -160,6 +163,7 @@ pub(crate) async fn drive(
     let receiving = Arc::new(Receiving {
         run: load.run,
         timed: !load.drains() && load.sizes.carries_stamp(),
+        own_only: load.own_only && load.sizes.carries_stamp(),
         progress: QueueProgress::new(),
         verifier: verifier.map(Mutex::new),
     });
