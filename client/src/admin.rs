@@ -7,11 +7,14 @@ use equeue_net::api::{
 };
 use equeue_record::{MessageId, Offset};
 
+use crate::client::ClientInner;
 use crate::{ClientError, Received};
 
 /// The admin calls of a client. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Admin {}
+pub struct Admin {
+    client: Arc<ClientInner>,
+}
 
 /// What one broker said.
 #[derive(Clone, Debug)]
@@ -45,6 +48,10 @@ pub struct GroupOffset {
 }
 
 impl Admin {
+    pub(crate) fn new(client: Arc<ClientInner>) -> Self {
+        Self { client }
+    }
+
     /// Creates a topic with `queues` queues on every live broker (0: each broker's default), ordinals dealt out
     /// broker by broker; repeating it completes a half-created topic.
     pub async fn create_topic(

@@ -3,6 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use equeue_net::limits::NAME_BYTES_MAX;
+use equeue_net::preamble::Purpose;
+use tokio::task::AbortHandle;
+
+use crate::connection::{Connection, Endpoint, Introduction};
+use crate::pool::Pool;
+use crate::routes::Routes;
 use crate::{Admin, ClientError, Consumer, ConsumerOptions, Producer, ProducerOptions};
 
 /// An application's entry to a cluster. Cheap to clone.
@@ -11,8 +18,30 @@ pub struct Client {
     inner: Arc<ClientInner>,
 }
 
+/// What producers, consumers and admin calls share.
 #[derive(Debug)]
-pub(crate) struct ClientInner {}
+pub(crate) struct ClientInner {
+    /// Produce and admin connections; consumers have pools of their own.
+    pub pool: Arc<Pool>,
+    /// Where the queues live.
+    pub routes: Arc<Routes>,
+    refresher: AbortHandle,
+}
+
+impl ClientInner {
+    /// An admin connection to a broker.
+    pub(crate) async fn admin(&self, broker: &str) -> Result<Arc<Connection>, ClientError> {
+        let address = self.routes.load().address(broker).cloned();
+        let address = address.ok_or_else(|| ClientError::BrokerAway { broker: broker.into() })?;
+        self.pool.get(&Endpoint { address, shard: None, purpose: Purpose::Admin }).await
+    }
+}
+
+impl Drop for ClientInner {
+    fn drop(&mut self) {
+        self.refresher.abort();
+    }
+}
 
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
@@ -37,24 +66,28 @@ impl Client {
     }
 
     /// A producer with these options. Must be called inside a tokio runtime.
-    pub fn producer(&self, _options: ProducerOptions) -> Producer {
-        let _ = &self.inner;
-        todo!()
+    pub fn producer(&self, options: ProducerOptions) -> Producer {
+        Producer::start(Arc::clone(&self.inner), options)
     }
 
-    /// A consumer with these options.
-    pub async fn consumer(&self, _options: ConsumerOptions) -> Result<Consumer, ClientError> {
-        todo!()
+    /// A consumer with these options; resolves when the routes of its topics are known.
+    ///
+    /// # Errors
+    /// [`ClientError::Option`], [`ClientError::TopicNotFound`], [`ClientError::NoNameserver`].
+    pub async fn consumer(&self, options: ConsumerOptions) -> Result<Consumer, ClientError> {
+        Consumer::start(Arc::clone(&self.inner), options).await
     }
 
     /// The admin calls.
     pub fn admin(&self) -> Admin {
-        todo!()
+        Admin::new(Arc::clone(&self.inner))
     }
 
     /// Ends the background work and closes the connections. Producers and consumers are to be closed before.
+    #[expect(clippy::unused_async, reason = "leaves room for an orderly goodbye to the servers")]
     pub async fn close(&self) {
-        todo!()
+        self.inner.refresher.abort();
+        self.inner.pool.end_all("the client was closed");
     }
 }
 
@@ -98,7 +131,29 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`ClientError::Option`] only.
+    #[expect(clippy::unused_async, reason = "must be called inside a runtime, which the signature says")]
     pub async fn connect(self) -> Result<Client, ClientError> {
-        todo!()
+        if self.nameservers.is_empty() {
+            return Err(ClientError::Option { option: "nameservers", reason: "none is named".to_owned() });
+        }
+        if self.client_id.len() > NAME_BYTES_MAX {
+            let reason = format!("longer than {NAME_BYTES_MAX} bytes");
+            return Err(ClientError::Option { option: "client_id", reason });
+        }
+        let client_id = match self.client_id {
+            id if id.is_empty() => format!("client-{}", std::process::id()),
+            id => id,
+        };
+        let who = Introduction {
+            client_id,
+            incarnation: rand::random(),
+            connect_timeout: self.connect_timeout,
+            request_timeout: self.request_timeout,
+        };
+        let pool = Arc::new(Pool::new(who));
+        let nameservers = self.nameservers.iter().map(|address| address.as_str().into()).collect();
+        let routes = Arc::new(Routes::new(self.cluster, nameservers, Arc::clone(&pool)));
+        let refresher = tokio::spawn(Arc::clone(&routes).keep_fresh()).abort_handle();
+        Ok(Client { inner: Arc::new(ClientInner { pool, routes, refresher }) })
     }
 }

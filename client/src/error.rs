@@ -180,6 +180,17 @@ pub enum SendError {
         /// The code.
         code: Code,
     },
+    /// The records could not be packed.
+    #[error("a batch for queue {queue} of topic {topic} cannot be made")]
+    Encoding {
+        /// Name of the topic.
+        topic: Arc<str>,
+        /// Ordinal of the queue.
+        queue: u32,
+        /// Why.
+        #[source]
+        source: RecordError,
+    },
     /// The message alone is larger than a batch may be.
     #[error("a message of {size} bytes for topic {topic} is larger than a batch may be ({limit} bytes)")]
     TooLarge {

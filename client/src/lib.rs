@@ -10,10 +10,14 @@
 
 mod admin;
 mod client;
+mod connection;
 mod consumer;
 mod error;
 mod message;
+mod pool;
 mod producer;
+mod retry;
+mod routes;
 
 pub use admin::{Admin, BrokerResult, GroupOffset, QueueOffset};
 pub use client::{Client, ClientBuilder};

@@ -20,7 +20,7 @@ pub const PREAMBLE_MAGIC: [u8; 4] = *b"EQUE";
 pub const PROTOCOL_MAJOR: u8 = 1;
 
 /// What the connection is for: keeps produce, consume and admin traffic apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
     /// Produce requests.

@@ -122,6 +122,13 @@ impl ReceivedBatch {
 }
 
 impl Consumer {
+    pub(crate) async fn start(
+        _client: Arc<crate::client::ClientInner>,
+        _options: ConsumerOptions,
+    ) -> Result<Self, ClientError> {
+        todo!()
+    }
+
     /// Up to `max` messages; waits up to `timeout` for the first one, and returns none when it passes.
     ///
     /// Cancel safe: nothing is lost when the future is dropped.

@@ -1,17 +1,37 @@
 //! Sending messages.
+//!
+//! A message goes into the open batch of its queue ([`intake`]: one short lock, one copy); the sender of the queue's
+//! (broker, shard) freezes batches and sends several in a request ([`sender`]); what was sent stays in the queue's
+//! [`outbox`] until it is settled, and the batch's one [`completion`] serves all its messages.
 
+mod buffers;
+mod completion;
+mod intake;
+mod lane;
+mod outbox;
+mod queue;
+mod resolve;
 pub(crate) mod selector;
+mod sender;
+mod shared;
+mod window;
 
 use std::fmt;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use equeue_net::api::AckLevel;
 use equeue_record::Codec;
-use selector::{HashOfKey, QueueSelector};
+use tokio::sync::watch;
 
+pub use completion::Delivery;
+use resolve::find_route;
+use selector::{HashOfKey, QueueSelector};
+use shared::{Shared, Taken};
+use window::NoRoom;
+
+use crate::client::ClientInner;
+use crate::routes::Rounds;
 use crate::{EnqueueError, Message, Receipt, SendError};
 
 /// Told what became of each message that was sent with a token. Runs on the sender's task: it must not block.
@@ -103,71 +123,178 @@ pub struct ProducerStats {
 }
 
 /// Sends messages. Cheap to clone; clones share window, batches and connections.
+///
+/// When the last clone is dropped, what was taken is still sent in the background, as long as the runtime lives.
 #[derive(Clone, Debug)]
-pub struct Producer {}
+pub struct Producer {
+    handle: Arc<Handle>,
+}
 
-/// The acknowledgement to come of one message. Shares its batch's completion: costs no allocation. Dropping it does
-/// not take the message back.
 #[derive(Debug)]
-#[must_use = "the message is only known to be stored once its delivery resolves"]
-pub struct Delivery {}
+struct Handle {
+    shared: Arc<Shared>,
+}
 
-impl Future for Delivery {
-    type Output = Result<Receipt, SendError>;
-
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        todo!()
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 
 impl Producer {
+    pub(crate) fn start(client: Arc<ClientInner>, options: ProducerOptions) -> Self {
+        let shared = Arc::new(Shared::new(client, options));
+        tokio::spawn(follow_routes(Arc::downgrade(&shared), shared.client.routes.watch()));
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
     /// Waits for room in the window, sends, and waits for the acknowledgement.
-    pub fn send(&self, _message: &Message<'_>) -> impl Future<Output = Result<Receipt, SendError>> + Send {
-        async { todo!() }
+    pub async fn send(&self, message: &Message<'_>) -> Result<Receipt, SendError> {
+        self.enqueue(message).await?.await
     }
 
     /// Takes the message into its queue's open batch, or says at once why not. Never waits.
-    pub fn try_enqueue(&self, _message: &Message<'_>) -> Result<Delivery, EnqueueError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EnqueueError::NoRoute`] also begins to ask for the route in the background.
+    pub fn try_enqueue(&self, message: &Message<'_>) -> Result<Delivery, EnqueueError> {
+        delivery(self.take_or_ask(message, None)?)
     }
 
     /// Like [`Producer::try_enqueue`], but waits for room in the window and for the route.
-    pub async fn enqueue(&self, _message: &Message<'_>) -> Result<Delivery, SendError> {
-        todo!()
+    ///
+    /// Cancel safe: a message is taken when it resolves, not before.
+    pub async fn enqueue(&self, message: &Message<'_>) -> Result<Delivery, SendError> {
+        let taken = self.take_patiently(message, None).await?;
+        delivery(taken).map_err(|_| SendError::Closed)
     }
 
     /// Like [`Producer::enqueue`]; the outcome goes to [`ProducerOptions::on_delivery`] with `token`.
-    pub async fn enqueue_with(&self, _message: &Message<'_>, _token: u64) -> Result<(), SendError> {
-        todo!()
+    pub async fn enqueue_with(&self, message: &Message<'_>, token: u64) -> Result<(), SendError> {
+        match self.shared().take(message, Some(token), false) {
+            Ok(_) => Ok(()),
+            Err(_) => self.take_patiently(message, Some(token)).await.map(drop),
+        }
     }
 
     /// Like [`Producer::try_enqueue`]; the outcome goes to [`ProducerOptions::on_delivery`] with `token`.
-    pub fn try_enqueue_with(&self, _message: &Message<'_>, _token: u64) -> Result<(), EnqueueError> {
-        todo!()
+    pub fn try_enqueue_with(&self, message: &Message<'_>, token: u64) -> Result<(), EnqueueError> {
+        self.take_or_ask(message, Some(token)).map(drop)
     }
 
     /// Sends all and waits for all acknowledgements; one result per message, in order.
-    pub async fn send_batch(&self, _messages: &[Message<'_>]) -> Vec<Result<Receipt, SendError>> {
-        todo!()
+    pub async fn send_batch(&self, messages: &[Message<'_>]) -> Vec<Result<Receipt, SendError>> {
+        let mut taken = Vec::with_capacity(messages.len());
+        for message in messages {
+            taken.push(self.enqueue(message).await);
+        }
+        let mut outcomes = Vec::with_capacity(messages.len());
+        for delivery in taken {
+            outcomes.push(match delivery {
+                Ok(delivery) => delivery.await,
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
     }
 
     /// Sends without acknowledgement: what cannot be sent is dropped and counted.
-    pub fn send_one_way(&self, _message: &Message<'_>) -> Result<(), EnqueueError> {
-        todo!()
+    pub fn send_one_way(&self, message: &Message<'_>) -> Result<(), EnqueueError> {
+        let taken = self.shared().take_one_way(message);
+        self.ask_if_unknown(message, taken)
     }
 
-    /// Waits until everything taken before this call is acknowledged or failed.
+    /// Waits until everything taken before this call is acknowledged or failed; no linger for it.
     pub async fn flush(&self) {
-        todo!()
+        let mut waiting = Vec::new();
+        for queue in self.shared().queues() {
+            waiting.extend(queue.intake().hurry());
+            waiting.extend(queue.outbox().completions());
+        }
+        self.shared().lanes().iter().for_each(|lane| lane.wake());
+        for completion in waiting {
+            // Of a batch's messages all have the same fate.
+            let _ = Delivery::new(completion, 0).await;
+        }
     }
 
-    /// Flushes, then takes no more messages.
+    /// Takes no more messages, and waits until everything taken is acknowledged or failed.
     pub async fn close(&self) {
-        todo!()
+        self.shared().close();
+        self.flush().await;
     }
 
     /// Counts so far.
     pub fn stats(&self) -> ProducerStats {
-        todo!()
+        self.shared().counters.read()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    fn take_or_ask(&self, message: &Message<'_>, token: Option<u64>) -> Result<Taken, EnqueueError> {
+        let outcome = self.shared().take(message, token, false);
+        self.ask_if_unknown(message, outcome)
+    }
+
+    /// Asks for a missing route in the background.
+    fn ask_if_unknown<T>(
+        &self,
+        message: &Message<'_>,
+        taken: Result<T, EnqueueError>,
+    ) -> Result<T, EnqueueError> {
+        if matches!(taken, Err(EnqueueError::NoRoute { .. })) {
+            self.shared().ask_for_route(message.topic);
+        }
+        taken
+    }
+
+    async fn take_patiently(&self, message: &Message<'_>, token: Option<u64>) -> Result<Taken, SendError> {
+        let shared = self.shared();
+        let begin = Instant::now();
+        let mut has_room = false;
+        loop {
+            let patience = shared.options.send_timeout.saturating_sub(begin.elapsed());
+            match shared.take(message, token, has_room) {
+                Ok(place) => return Ok(place),
+                Err(EnqueueError::Rejected(error)) => return Err(error),
+                Err(EnqueueError::NoRoute { .. }) => {
+                    has_room = false;
+                    find_route(shared, message.topic, patience).await?;
+                }
+                Err(EnqueueError::Full) => {
+                    let room = shared.window.take(message.content_bytes(), patience).await;
+                    room.map_err(|no_room| no_room_error(shared, message, no_room))?;
+                    has_room = true;
+                }
+            }
+        }
+    }
+}
+
+fn delivery((completion, index): Taken) -> Result<Delivery, EnqueueError> {
+    let completion = completion.ok_or(EnqueueError::Full)?;
+    Ok(Delivery::new(completion, index))
+}
+
+fn no_room_error(shared: &Shared, message: &Message<'_>, no_room: NoRoom) -> SendError {
+    match no_room {
+        NoRoom::Closed => SendError::Closed,
+        NoRoom::Full => SendError::TimedOut {
+            topic: message.topic.into(),
+            queue: message.queue.unwrap_or(0),
+            after: shared.options.send_timeout,
+            outcome_unknown: false,
+            last: "the window stayed full".into(),
+        },
+    }
+}
+
+/// Takes over new routes as long as the producer lives.
+async fn follow_routes(shared: Weak<Shared>, mut rounds: watch::Receiver<Rounds>) {
+    while rounds.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.adopt_routes();
     }
 }
