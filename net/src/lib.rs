@@ -14,4 +14,4 @@ mod schema;
 pub mod transport;
 
 pub use code::{Code, Remedy};
-pub use codec::{put_fetch_answer, put_produce_answer};
+pub use codec::{put_failure, put_fetch_answer, put_produce_answer};

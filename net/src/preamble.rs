@@ -19,6 +19,17 @@ pub const PREAMBLE_MAGIC: [u8; 4] = *b"EQUE";
 /// Major version of the protocol.
 pub const PROTOCOL_MAJOR: u8 = 1;
 
+/// Oldest minor version, agreed on by Hello, that this build speaks.
+pub const PROTOCOL_MINOR_MIN: u8 = 1;
+/// Newest.
+pub const PROTOCOL_MINOR_MAX: u8 = 1;
+
+/// The newest minor version that both sides speak, when there is one.
+pub fn agree_on_version(peer_min: u8, peer_max: u8) -> Option<u8> {
+    let newest = peer_max.min(PROTOCOL_MINOR_MAX);
+    (newest >= peer_min.max(PROTOCOL_MINOR_MIN)).then_some(newest)
+}
+
 /// What the connection is for: keeps produce, consume and admin traffic apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -119,6 +130,14 @@ mod tests {
         let bytes = *b"EQUE\x01\x01\x01\x00\x03\x02\x00\x00\x00\x00\x00\x00";
         assert_eq!(preamble.encode(), bytes);
         assert_eq!(Preamble::decode(&bytes), Ok(preamble));
+    }
+
+    #[test]
+    fn versions() {
+        assert_eq!(agree_on_version(1, 1), Some(1));
+        assert_eq!(agree_on_version(0, 9), Some(1));
+        assert_eq!(agree_on_version(2, 9), None);
+        assert_eq!(agree_on_version(0, 0), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use equeue_net::frame::{FRAME_BYTES_MAX, FRAME_HEADER_LEN, put_frame, take_frame
 use equeue_net::limits::{
     DETAIL_BYTES_MAX, FETCH_ITEMS_MAX, NAME_BYTES_MAX, OFFSET_ITEMS_MAX, PRODUCE_ITEMS_MAX, TOPICS_MAX,
 };
-use equeue_net::{Code, put_fetch_answer, put_produce_answer};
+use equeue_net::{Code, put_failure, put_fetch_answer, put_produce_answer};
 use equeue_record::{Offset, QueueKey};
 
 const INCARNATION: u128 = 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10;
@@ -163,6 +163,9 @@ where
     check(request);
     check(answer);
     let failed = R::Answer::failed(status());
+    let mut wire = Vec::new();
+    put_failure(&mut wire, R::KIND as u16, 1, &status()).unwrap();
+    assert_eq!(R::Answer::decode(&wire[FRAME_HEADER_LEN..]).as_ref(), Ok(&failed));
     assert_eq!(failed.status(), &status());
     check(&failed);
     check(&R::Answer::failed(Status::OK));

@@ -208,7 +208,10 @@ fn read_frame(peer: &mut TcpStream, buffer: &mut BytesMut) -> Frame {
             return frame;
         }
         let mut chunk = [0; 8192];
-        let read = peer.read(&mut chunk).unwrap();
+        let read = match peer.read(&mut chunk) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.unwrap(),
+        };
         assert_ne!(read, 0, "the server closed the connection");
         buffer.extend_from_slice(&chunk[..read]);
     }

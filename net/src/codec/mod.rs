@@ -15,3 +15,4 @@ mod write;
 pub use consume::put_fetch_answer;
 pub use produce::put_produce_answer;
 pub(crate) use read::{Check, root};
+pub use write::put_failure;

@@ -6,6 +6,7 @@ use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Push, Vector, WIPOffset};
 
 use super::read::{READABLE, WRITABLE};
 use crate::api::{BrokerEntry, QueueEntry, Status, TopicSnapshot};
+use crate::frame::{FLAG_ANSWER, FrameError, put_frame_with};
 use crate::limits::DETAIL_BYTES_MAX;
 use crate::schema::wire;
 
@@ -37,6 +38,26 @@ pub(super) fn encode<T>(out: &mut Vec<u8>, build: impl FnOnce(&mut Builder) -> W
             builder.reset();
         }
     });
+}
+
+/// Appends an answer that carries nothing but its status, for a kind of any number, known or not: what every answer
+/// begins with, so that each [`crate::api::Answer`] decodes it.
+///
+/// # Errors
+/// As [`crate::frame::put_frame`]; does not happen, as a status is small.
+pub fn put_failure(
+    out: &mut Vec<u8>,
+    kind: u16,
+    correlation: u32,
+    status: &Status,
+) -> Result<(), FrameError> {
+    put_frame_with(out, kind, FLAG_ANSWER, correlation, 0, |out| {
+        encode(out, |b| {
+            let detail = detail(b, status);
+            let status = status_head(status);
+            wire::HeartbeatAnswer::create(b, &wire::HeartbeatAnswerArgs { status: Some(&status), detail })
+        });
+    })
 }
 
 /// The fixed front of an answer.

@@ -19,7 +19,7 @@ use super::socket::Socket;
 use crate::Code;
 use crate::api::{DecodeError, Hello, HelloAnswer, Message, Request};
 use crate::frame::{self, FLAG_ANSWER, FRAME_BYTES_MAX, FrameError};
-use crate::preamble::{Preamble, Purpose};
+use crate::preamble::{PROTOCOL_MINOR_MAX, PROTOCOL_MINOR_MIN, Preamble, Purpose};
 
 /// Room made for each read.
 const READ_BYTES: usize = 16 << 10;
@@ -232,8 +232,8 @@ impl Dialer {
         let mut link =
             within(time_max, "accept a connection", connect(self.address.clone(), time_max)).await?;
         let hello = Hello {
-            version_min: frame::FRAME_VERSION,
-            version_max: frame::FRAME_VERSION,
+            version_min: PROTOCOL_MINOR_MIN,
+            version_max: PROTOCOL_MINOR_MAX,
             client_id: self.config.client_id.clone(),
             incarnation: self.config.incarnation,
         };

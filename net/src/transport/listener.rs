@@ -5,14 +5,14 @@
 //! holds a [`Permit`] from the accept to its end, wherever it is served.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 
 use super::socket::{readable, receive_into};
@@ -133,12 +133,13 @@ pub async fn accept(
     preamble_time_max: Duration,
     on_accepted: impl Fn(Accepted) + 'static,
 ) {
+    let listener = Listening(listener);
     let on_accepted = Rc::new(on_accepted);
     let (mut full, mut failed) = (Quiet::default(), Quiet::default());
     loop {
         let mut batch = 0;
         let pause = loop {
-            match accept_one(&listener) {
+            match accept_one(&listener.0) {
                 Ok((fd, peer)) => match permits.take() {
                     Some(permit) => {
                         let on_accepted = Rc::clone(&on_accepted);
@@ -170,9 +171,19 @@ pub async fn accept(
                 glommio::executor().yield_task_queue_now().await;
             }
         };
-        if pause || readable(&listener).await.is_err() {
+        if pause || readable(&listener.0).await.is_err() {
             glommio::timer::sleep(BACK_OFF).await;
         }
+    }
+}
+
+/// Frees the address when it is dropped. Closing the descriptor does not: the ring's poll keeps the socket for a while.
+struct Listening(TcpListener);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // An error leaves what would have been without it.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
     }
 }
 
