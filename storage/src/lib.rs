@@ -8,6 +8,7 @@
 pub mod format;
 pub mod io;
 pub mod log;
+pub mod segment;
 pub mod types;
 
 pub use types::{LogId, Position, Ticket};

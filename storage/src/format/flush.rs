@@ -10,7 +10,7 @@
 use equeue_record::MasterEpoch;
 
 use super::field::{Field, check_crc, check_len, covers};
-use super::{BLOCK_BYTES, FLUSH_SPAN_MAX, FORMAT_VERSION, FormatError, Salt};
+use super::{BLOCK_BYTES, FLUSH_SPAN_MAX, FORMAT_VERSION, FormatError, Salt, WINDOW_BYTES};
 use crate::types::Position;
 
 /// Bytes of the header of a flush; its body follows.
@@ -120,7 +120,8 @@ pub struct FlushHeader {
     pub position: Position,
     /// Bytes of the body, which follows the header.
     pub body_len: u32,
-    /// Bytes from its beginning to the next flush: padding and the skipped rest of a window counted.
+    /// Bytes from its beginning to the next flush: padding and the skipped rest of a window counted. No multiple of
+    /// 1 MiB lies inside, unless the flush begins at one.
     pub span: u32,
     /// CRC32C of the body.
     pub body_crc: u32,
@@ -238,6 +239,12 @@ impl FlushHeader {
             return bad(POSITION, self.position.0);
         }
         if span == 0 || span > FLUSH_SPAN_MAX || !span.is_multiple_of(BLOCK_BYTES) {
+            return bad(SPAN, span);
+        }
+        let windows = |position: u64| position / WINDOW_BYTES;
+        if windows(self.position.0) != windows(self.next().0 - 1)
+            && !self.position.0.is_multiple_of(WINDOW_BYTES)
+        {
             return bad(SPAN, span);
         }
         if self.written_len() > span || (self.kind.is_empty() != (self.body_len == 0)) {
@@ -379,6 +386,7 @@ mod tests {
             FlushHeader { span: 4096, ..header() },
             FlushHeader { span: 8193, ..header() },
             FlushHeader { span: (2 << 20) + 4096, ..header() },
+            FlushHeader { position: Position((2 << 20) - 8192), ..header() },
             FlushHeader { body_len: 0, ..header() },
             FlushHeader { body_len: u32::MAX, ..header() },
             FlushHeader { durable_to: Position(0x0012_4000), ..header() },
@@ -434,11 +442,11 @@ mod tests {
 
         #[test]
         fn round_trip(
-            kind in prop::sample::select(&FlushKind::ALL[..]), epoch: u32, block in 1_u64..1 << 40, body in 1_u32..1 << 20,
+            kind in prop::sample::select(&FlushKind::ALL[..]), epoch: u32, window in 1_u64..1 << 40, body in 1_u32..1 << 20,
             chain: u32, time_ms: i64, salt: u64, behind in 0_u64..1 << 20, skip in 0_u32..100, with_snapshot: bool,
         ) {
             let body_len = if kind.is_empty() { 0 } else { body };
-            let position = Position(block * BLOCK_BYTES);
+            let position = Position(window * WINDOW_BYTES);
             let header = FlushHeader {
                 kind,
                 epoch: MasterEpoch(epoch),

@@ -1,0 +1,15 @@
+//! Segment files: making them, and reading them from front to back.
+//!
+//! Appending is not here: that is the log's group commit.
+
+mod prepare;
+mod scan;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use prepare::{Fill, PrepareError, prepare_segment, remove_leftovers};
+pub use scan::{ScanError, ScanRules, find_flush, read_header, scan_segment};
+pub use tail::{Damage, Ending, FirstFlush, TAIL_BYTES, TailSearch, endings};
+pub use walk::{BodyError, End, EndKind, Step, Walk};

@@ -1,0 +1,134 @@
+//! Making segments ahead of need.
+//!
+//! `prep-*.tmp` -> fill -> header -> sync -> rename to `<position>.seg` -> sync the folder. A file has its name only
+//! when it is whole and synced, so a `.seg` with a bad header is damage. Writing into blocks that were written once
+//! is twice as fast as into blocks that were only reserved (each first write changes the file's metadata, and the
+//! sync waits for the journal): hence the zeros.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use crate::format::{FileName, SEGMENT_HEADER_LEN, SegmentHeader, WINDOW_BYTES, prep_name, segment_name};
+use crate::io::{Access, Io, IoFile};
+
+/// What is in a segment before its first flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Zeros, written: fast afterwards. For making one ahead of need.
+    Written,
+    /// Blocks that are reserved only: made at once, slower afterwards. For when one is needed now.
+    Reserved,
+}
+
+/// What went wrong while preparing. The file that was being made is left for [`remove_leftovers`].
+#[derive(Debug, Error)]
+#[error("{path}: {action} failed")]
+pub struct PrepareError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What was tried.
+    pub action: &'static str,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl PrepareError {
+    /// The disk, or the user's share of it, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+fn failed<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(io::Error) -> PrepareError + 'a {
+    move |source| PrepareError { path: path.to_owned(), action, source }
+}
+
+/// Makes a segment in `dir` and gives it open for writing; it is durable, with its name.
+///
+/// Yields after each 1 MiB. When it fails, what it made is removed as well as can be. Dropped half-way, or at a
+/// crash, it leaves a file for [`remove_leftovers`].
+pub async fn prepare_segment<I: Io>(
+    io: &I,
+    dir: &Path,
+    header: &SegmentHeader,
+    content: Fill,
+) -> Result<I::File, PrepareError> {
+    let temporary = dir.join(prep_name(header.position.0));
+    let prepared = write_prepared(io, &temporary, header, content).await;
+    let file = match prepared {
+        Ok(file) => file,
+        Err(error) => {
+            // The space is wanted back, above all on a full disk; the first error is what matters.
+            let _ = io.remove(&temporary).await;
+            return Err(error);
+        }
+    };
+    let path = dir.join(segment_name(header.position));
+    io.rename(&temporary, &path).await.map_err(failed(&path, "renaming to it"))?;
+    io.sync_dir(dir).await.map_err(failed(dir, "syncing"))?;
+    Ok(file)
+}
+
+async fn write_prepared<I: Io>(
+    io: &I,
+    path: &Path,
+    header: &SegmentHeader,
+    content: Fill,
+) -> Result<I::File, PrepareError> {
+    let file = io.open(path, Access::CreateNew).await.map_err(failed(path, "creating"))?;
+    file.preallocate(header.bytes).await.map_err(failed(path, "reserving space"))?;
+    if content == Fill::Written {
+        write_zeros(io, &file, header.bytes).await.map_err(failed(path, "writing zeros"))?;
+    }
+    let mut block = io.allocate(SEGMENT_HEADER_LEN);
+    block.as_mut().copy_from_slice(&header.encode());
+    write_whole(&file, Rc::new(block), 0).await.map_err(failed(path, "writing the header"))?;
+    file.sync().await.map_err(failed(path, "syncing"))?;
+    Ok(file)
+}
+
+async fn write_zeros<I: Io>(io: &I, file: &I::File, bytes: u64) -> io::Result<()> {
+    let window = usize::try_from(WINDOW_BYTES).map_err(io::Error::other)?;
+    let mut zeros = io.allocate(window);
+    zeros.as_mut().fill(0);
+    let zeros = Rc::new(zeros);
+    // Sizes of segments are multiples of a window.
+    for position in (0..bytes).step_by(window) {
+        write_whole(file, Rc::clone(&zeros), position).await?;
+        io.yield_now().await;
+    }
+    Ok(())
+}
+
+/// A short count is a failed write.
+async fn write_whole<F: IoFile>(file: &F, buffer: Rc<F::Buffer>, position: u64) -> io::Result<()>
+where
+    F::Buffer: AsRef<[u8]>,
+{
+    let len = buffer.as_ref().as_ref().len();
+    let written = file.write_at(buffer, position).await?;
+    if written == len {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            format!("{written} of {len} bytes written at {position}"),
+        ))
+    }
+}
+
+/// Removes what preparations left that did not end; tells how many files.
+pub async fn remove_leftovers<I: Io>(io: &I, dir: &Path) -> Result<usize, PrepareError> {
+    let files = io.list(dir).await.map_err(failed(dir, "listing"))?;
+    let mut removed = 0;
+    for file in files.iter().filter(|file| FileName::parse(&file.name) == Some(FileName::Prep)) {
+        let path = dir.join(&file.name);
+        io.remove(&path).await.map_err(failed(&path, "removing"))?;
+        removed += 1;
+    }
+    Ok(removed)
+}
