@@ -3,12 +3,17 @@
 //! **Invariants**: nothing is acknowledged before it is synced; acknowledged bytes are never overwritten; recovery
 //! never modifies a segment; nothing is deleted because something else is missing or unreadable; this crate never
 //! sees a socket, and only [`io`] names glommio.
-#![allow(clippy::todo, clippy::unused_async, reason = "contract skeleton: bodies follow")]
 
+mod cache;
+mod crc;
+mod fast_hash;
 pub mod format;
+mod index;
 pub mod io;
 pub mod log;
+mod producer_state;
 pub mod segment;
+mod state;
 pub mod types;
 
 pub use types::{LogId, Position, Ticket};

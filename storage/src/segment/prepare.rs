@@ -5,6 +5,7 @@
 //! is twice as fast as into blocks that were only reserved (each first write changes the file's metadata, and the
 //! sync waits for the journal): hence the zeros.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -21,6 +22,15 @@ pub enum Fill {
     Written,
     /// Blocks that are reserved only: made at once, slower afterwards. For when one is needed now.
     Reserved,
+}
+
+/// How a segment is prepared ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Preparation<'a> {
+    /// Set by whoever cannot wait any longer: the rest is reserved only.
+    pub hurry: &'a Cell<bool>,
+    /// Sync the folder after the renaming. Only a null control does without.
+    pub sync_dir: bool,
 }
 
 /// What went wrong while preparing. The file that was being made is left for [`remove_leftovers`].
@@ -57,10 +67,22 @@ pub async fn prepare_segment<I: Io>(
     header: &SegmentHeader,
     content: Fill,
 ) -> Result<I::File, PrepareError> {
+    let hurry = Cell::new(content == Fill::Reserved);
+    let (file, _) = prepare_ahead(io, dir, header, Preparation { hurry: &hurry, sync_dir: true }).await?;
+    Ok(file)
+}
+
+/// Like [`prepare_segment`], for as long as nobody needs the segment: then only the rest is left without zeros, and
+/// the content is [`Fill::Reserved`].
+pub async fn prepare_ahead<I: Io>(
+    io: &I,
+    dir: &Path,
+    header: &SegmentHeader,
+    how: Preparation<'_>,
+) -> Result<(I::File, Fill), PrepareError> {
     let temporary = dir.join(prep_name(header.position.0));
-    let prepared = write_prepared(io, &temporary, header, content).await;
-    let file = match prepared {
-        Ok(file) => file,
+    let prepared = match write_prepared(io, &temporary, header, how.hurry).await {
+        Ok(prepared) => prepared,
         Err(error) => {
             // The space is wanted back, above all on a full disk; the first error is what matters.
             let _ = io.remove(&temporary).await;
@@ -69,39 +91,42 @@ pub async fn prepare_segment<I: Io>(
     };
     let path = dir.join(segment_name(header.position));
     io.rename(&temporary, &path).await.map_err(failed(&path, "renaming to it"))?;
-    io.sync_dir(dir).await.map_err(failed(dir, "syncing"))?;
-    Ok(file)
+    if how.sync_dir {
+        io.sync_dir(dir).await.map_err(failed(dir, "syncing"))?;
+    }
+    Ok(prepared)
 }
 
 async fn write_prepared<I: Io>(
     io: &I,
     path: &Path,
     header: &SegmentHeader,
-    content: Fill,
-) -> Result<I::File, PrepareError> {
+    hurry: &Cell<bool>,
+) -> Result<(I::File, Fill), PrepareError> {
     let file = io.open(path, Access::CreateNew).await.map_err(failed(path, "creating"))?;
     file.preallocate(header.bytes).await.map_err(failed(path, "reserving space"))?;
-    if content == Fill::Written {
-        write_zeros(io, &file, header.bytes).await.map_err(failed(path, "writing zeros"))?;
-    }
+    let content = write_zeros(io, &file, header.bytes, hurry).await.map_err(failed(path, "writing zeros"))?;
     let mut block = io.allocate(SEGMENT_HEADER_LEN);
     block.as_mut().copy_from_slice(&header.encode());
     write_whole(&file, Rc::new(block), 0).await.map_err(failed(path, "writing the header"))?;
     file.sync().await.map_err(failed(path, "syncing"))?;
-    Ok(file)
+    Ok((file, content))
 }
 
-async fn write_zeros<I: Io>(io: &I, file: &I::File, bytes: u64) -> io::Result<()> {
+async fn write_zeros<I: Io>(io: &I, file: &I::File, bytes: u64, hurry: &Cell<bool>) -> io::Result<Fill> {
     let window = usize::try_from(WINDOW_BYTES).map_err(io::Error::other)?;
     let mut zeros = io.allocate(window);
     zeros.as_mut().fill(0);
     let zeros = Rc::new(zeros);
     // Sizes of segments are multiples of a window.
     for position in (0..bytes).step_by(window) {
+        if hurry.get() {
+            return Ok(Fill::Reserved);
+        }
         write_whole(file, Rc::clone(&zeros), position).await?;
         io.yield_now().await;
     }
-    Ok(())
+    Ok(Fill::Written)
 }
 
 /// A short count is a failed write.

@@ -1,0 +1,376 @@
+//! Group commit: a flush is built from what waits, written, synced, and acknowledged in order.
+//!
+//! Each flush is written and synced by a task that nobody cancels. Completions come in any order; a flush is
+//! acknowledged when its own write and sync ended well and all flushes before it are acknowledged. So the end of the
+//! acknowledged prefix never runs ahead of what a completed sync covers, and it is what headers carry as `durable_to`.
+//! A sync that ended well is not taken for another flush's: the error of a lost write may have gone to that one.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use equeue_record::{BROKER_PART_LEN, BrokerStamp, Offset, QueueKey, stamp};
+
+use super::assemble::{Body, Scratch, assemble};
+use super::core::{Closing, Core, Stage, Step};
+use super::pending::{Item, next_begin, window_after, written_len};
+use super::{CommitLog, DurableListener};
+use crate::cache::Span;
+use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, SealBody, SnapshotPrefix};
+use crate::index::Run;
+use crate::io::{Io, IoFile};
+use crate::types::{Position, Ticket};
+
+/// A flush that is not acknowledged yet.
+pub(super) struct InFlight<I: Io> {
+    number: u64,
+    pub(super) header: FlushHeader,
+    memory: Rc<I::Buffer>,
+    runs: Vec<(QueueKey, Run)>,
+    last_ticket: Ticket,
+    batches: u64,
+    pub(super) slice: Option<SnapshotPrefix>,
+    /// Written and synced.
+    done: bool,
+}
+
+/// A flush on its way to the device.
+pub(super) struct Launch<I: Io> {
+    number: u64,
+    file: Rc<I::File>,
+    memory: Rc<I::Buffer>,
+    segment: Position,
+    /// In the file.
+    at: u64,
+    sync: bool,
+}
+
+/// What becomes known to others when a flush is durable.
+#[derive(Default)]
+pub(super) struct Acknowledged {
+    pub(super) ticket: Ticket,
+    pub(super) queues: Vec<QueueKey>,
+}
+
+/// Memory that the flusher uses again.
+#[derive(Default)]
+pub(super) struct Workspace {
+    items: Vec<Item>,
+    scratch: Scratch,
+}
+
+/// What goes into a flush besides its place.
+struct Content<I: Io> {
+    kind: FlushKind,
+    memory: I::Buffer,
+    body: Body,
+    units: u64,
+    batches: u64,
+    slice: Option<SnapshotPrefix>,
+    end: Position,
+}
+
+impl<I: Io> Core<I> {
+    /// Builds the flush of a step. `None` when the step is not about a flush.
+    pub(super) fn build(&mut self, io: &I, step: Step, work: &mut Workspace) -> Option<Launch<I>> {
+        let content = match step {
+            Step::Data { body_max } => self.data(io, body_max, work),
+            Step::Snapshot { body_max } => self.snapshot_slice(io, body_max)?,
+            Step::Open => {
+                let body = self.open_body.take()?;
+                self.epoch = body.epoch;
+                self.fixed(io, FlushKind::Open, &[&body.encode()], None)
+            }
+            Step::Seal => {
+                let next = self.active.as_ref()?.0.end();
+                self.stage = Stage::Sealing;
+                self.fixed(io, FlushKind::Seal, &[&SealBody { next }.encode()], None)
+            }
+            Step::Idle => {
+                self.idle_asked = false;
+                self.fixed(io, FlushKind::Idle, &[], None)
+            }
+            Step::Clean => {
+                self.closing = Closing::Clean;
+                self.fixed(io, FlushKind::Clean, &[], None)
+            }
+            Step::Skip => {
+                let mut content = self.fixed(io, FlushKind::Idle, &[], None);
+                content.end = window_after(self.position);
+                content
+            }
+            Step::Wait | Step::Switch | Step::Stop => return None,
+        };
+        Some(self.place_flush(content))
+    }
+
+    fn data(&mut self, io: &I, body_max: usize, work: &mut Workspace) -> Content<I> {
+        work.items.clear();
+        let units = self.pending.take(body_max, &mut work.items);
+        let len = written_len(work.items.iter().map(|item| item.batch.len()).sum());
+        let mut memory = io.allocate(len);
+        let body = assemble(&work.items, &mut work.scratch, (self.position, self.epoch), memory.as_mut());
+        let batches = work.items.len() as u64;
+        // Lets go of the receive buffers.
+        work.items.clear();
+        let end = self.position.plus(len as u64);
+        let end = match &self.active {
+            Some((header, _)) => next_begin(end, header.end(), self.pending.first_unit_bytes()),
+            None => end,
+        };
+        Content { kind: FlushKind::Data, memory, body, units, batches, slice: None, end }
+    }
+
+    fn snapshot_slice(&mut self, io: &I, body_max: usize) -> Option<Content<I>> {
+        let (prefix, batch) = self.next_slice(body_max)?;
+        self.snapshot_turn = false;
+        let mut batch = batch.map(|batch| batch.to_vec()).unwrap_or_default();
+        if let Some(front) = batch.first_chunk_mut::<BROKER_PART_LEN>() {
+            // Part of no queue, but every batch on disk has a stamp that can be checked.
+            let broker = BrokerStamp {
+                base_offset: Offset(0),
+                append_time_ms: self.last_time_ms,
+                queue_key: QueueKey::STATE,
+                master_epoch: self.epoch,
+            };
+            stamp(front, &broker);
+        }
+        Some(self.fixed(io, FlushKind::Snapshot, &[&prefix.encode(), &batch], Some(prefix)))
+    }
+
+    /// A flush whose body is ready.
+    fn fixed(&self, io: &I, kind: FlushKind, parts: &[&[u8]], slice: Option<SnapshotPrefix>) -> Content<I> {
+        let body_len = parts.iter().map(|part| part.len()).sum();
+        let len = written_len(body_len);
+        let mut memory = io.allocate(len);
+        let (_, mut rest) = memory.as_mut().split_at_mut(FLUSH_HEADER_LEN);
+        let mut crc = 0;
+        for part in parts {
+            let (to, after) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            crc = crc32c::crc32c_append(crc, part);
+            rest = after;
+        }
+        rest.fill(0);
+        let body = Body { len: body_len, crc, runs: Vec::new() };
+        Content { kind, memory, body, units: 0, batches: 0, slice, end: self.position.plus(len as u64) }
+    }
+
+    /// Gives the flush its place in the log: header, chain, the next position.
+    fn place_flush(&mut self, content: Content<I>) -> Launch<I> {
+        let Content { kind, mut memory, body, units, batches, slice, end } = content;
+        let (segment, file) = self.active.as_ref().expect("a flush needs an active segment");
+        let narrow = |bytes: u64| u32::try_from(bytes).expect("a flush and its span end with its window");
+        let header = FlushHeader {
+            kind,
+            epoch: self.epoch,
+            position: self.position,
+            body_len: narrow(body.len as u64),
+            span: narrow(end.0 - self.position.0),
+            body_crc: body.crc,
+            chain: self.link,
+            snapshot: self.newest_snapshot,
+            time_ms: self.last_time_ms,
+            salt: segment.salt,
+            durable_to: self.durable_end,
+            next_salt: if kind == FlushKind::Seal { self.next_salt() } else { None },
+        };
+        if let Some(front) = memory.as_mut().first_chunk_mut::<FLUSH_HEADER_LEN>() {
+            *front = header.encode();
+        }
+        let memory = Rc::new(memory);
+        let launch = Launch {
+            number: self.next_flush,
+            file: Rc::clone(file),
+            memory: Rc::clone(&memory),
+            segment: segment.position,
+            at: self.position.0 - segment.position.0,
+            sync: !self.options.hazards.no_sync,
+        };
+        if kind == FlushKind::Data {
+            self.snapshot_turn = true;
+        }
+        self.flushed = Ticket(self.flushed.0 + units);
+        self.in_flight.push_back(InFlight {
+            number: self.next_flush,
+            header,
+            memory,
+            runs: body.runs,
+            last_ticket: self.flushed,
+            batches,
+            slice,
+            done: false,
+        });
+        self.next_flush += 1;
+        self.link = header.link();
+        self.position = header.next();
+        self.covered_to = self.covered_to.max(header.durable_to);
+        self.stats.padding_bytes += u64::from(header.span) - (FLUSH_HEADER_LEN + body.len) as u64;
+        if self.options.hazards.no_high_watermark {
+            self.publish_early();
+        }
+        launch
+    }
+
+    /// What the null control of the high watermark does: readers see a flush before it is durable.
+    fn publish_early(&mut self) {
+        if let Some(mut flight) = self.in_flight.pop_back() {
+            self.publish(&mut flight, &mut Vec::new());
+            self.in_flight.push_back(flight);
+        }
+    }
+
+    /// A flush was written and synced. Gives what is durable now, flush by flush.
+    pub(super) fn complete(&mut self, number: u64, told: &mut Vec<Acknowledged>) {
+        if self.poison.is_some() {
+            return;
+        }
+        if let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.number == number) {
+            flight.done = true;
+        }
+        while self.in_flight.front().is_some_and(|flight| flight.done) {
+            if let Some(flight) = self.in_flight.pop_front() {
+                told.push(self.acknowledge(flight));
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, mut flight: InFlight<I>) -> Acknowledged {
+        let header = flight.header;
+        self.stats.flushes += 1;
+        self.stats.batches += flight.batches;
+        self.stats.written_bytes += header.written_len();
+        self.durable = flight.last_ticket;
+        self.durable_end = header.next();
+        if Self::needs_covering(header.kind) {
+            self.worth_covering = header.next();
+        }
+        while self.pending_entries.front().is_some_and(|entry| entry.ticket <= self.durable) {
+            if let Some(entry) = self.pending_entries.pop_front() {
+                self.state.apply(&entry.key, entry.value.as_deref());
+            }
+        }
+        let mut queues = Vec::with_capacity(flight.runs.len());
+        self.publish(&mut flight, &mut queues);
+        if let Some(slice) = flight.slice {
+            self.slice_durable(&slice, header.written_len());
+        } else if header.kind == FlushKind::Data {
+            self.snapshot_due(header.written_len());
+        }
+        Acknowledged { ticket: self.durable, queues }
+    }
+
+    /// Lets readers see a flush: its runs, and its memory as part of the cache.
+    fn publish(&mut self, flight: &mut InFlight<I>, queues: &mut Vec<QueueKey>) {
+        for (queue, run) in flight.runs.drain(..) {
+            if queue == QueueKey::STATE {
+                self.state_durable = run.next_offset();
+                continue;
+            }
+            self.queues.add_durable(queue, run);
+            self.active_runs += 1;
+            queues.push(queue);
+        }
+        if flight.header.kind == FlushKind::Data {
+            let (position, memory) = (flight.header.position, Rc::clone(&flight.memory));
+            self.cache.insert_flush(Span { position, memory, checked_to: flight.header.next() });
+        }
+    }
+}
+
+impl<I: Io> CommitLog<I> {
+    /// The flusher: does what [`Core::step`] says until the log stops.
+    pub(super) async fn run(self) {
+        let mut work = Workspace::default();
+        loop {
+            let step = self
+                .inner
+                .work
+                .until(|| {
+                    let step = self.inner.core.borrow().step();
+                    if step == Step::Wait {
+                        self.hurry_when_waited_for();
+                        return None;
+                    }
+                    Some(step)
+                })
+                .await;
+            match step {
+                Step::Stop => break,
+                Step::Switch => self.switch(),
+                step => {
+                    let launch = self.inner.core.borrow_mut().build(&self.inner.io, step, &mut work);
+                    if let Some(launch) = launch {
+                        self.inner.io.spawn(self.clone().write(launch));
+                    }
+                }
+            }
+        }
+        self.stopped();
+    }
+
+    /// Writes and syncs one flush.
+    async fn write(self, launch: Launch<I>) {
+        let begun = Instant::now();
+        let Launch { number, file, memory, segment, at, sync } = launch;
+        let len = (*memory).as_ref().len();
+        let result = write_and_sync::<I>(&file, memory, at, sync).await;
+        match result {
+            Ok(()) => {
+                let told = {
+                    let mut core = self.inner.core.borrow_mut();
+                    core.stats.syncs += 1;
+                    core.stats.flush_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    let mut told = Vec::with_capacity(2);
+                    core.complete(number, &mut told);
+                    told
+                };
+                self.tell(&told);
+            }
+            Err(error) => {
+                self.poison(&format!("writing {len} bytes to segment {segment} at byte {at}: {error}"));
+            }
+        }
+    }
+
+    /// Tells everybody what became durable.
+    fn tell(&self, told: &[Acknowledged]) {
+        if let Some(last) = told.last() {
+            let listener = self.inner.listener.borrow().clone();
+            if let Some(listener) = listener {
+                for flush in told {
+                    listener.durable(flush.ticket, &flush.queues);
+                }
+            }
+            self.inner.tickets.reached(last.ticket);
+            self.watch_idle();
+        }
+        self.inner.work.notify();
+    }
+
+    /// The log fails: nothing more becomes durable, everybody who waits is told.
+    pub(super) fn poison(&self, reason: &str) {
+        let news = self.inner.core.borrow_mut().fail(reason);
+        let Some(reason) = news else { return };
+        let log = self.inner.core.borrow().log;
+        tracing::error!(%log, %reason, "the log failed and takes nothing more until the broker is restarted");
+        let listener: Option<Rc<dyn DurableListener>> = self.inner.listener.borrow().clone();
+        if let Some(listener) = listener {
+            listener.poisoned(&reason);
+        }
+        self.inner.tickets.reached(Ticket(u64::MAX));
+        self.inner.work.notify();
+    }
+}
+
+async fn write_and_sync<I: Io>(file: &I::File, memory: Rc<I::Buffer>, at: u64, sync: bool) -> io::Result<()> {
+    let len = (*memory).as_ref().len();
+    let written = file.write_at(memory, at).await?;
+    if written != len {
+        return Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            format!("only {written} of {len} bytes written"),
+        ));
+    }
+    if sync { file.sync().await } else { Ok(()) }
+}

@@ -1,0 +1,216 @@
+//! Taking appends: checks, sequence rules, offsets and times. No I/O; nothing is copied.
+
+use bytes::Bytes;
+use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, check_batch};
+
+use super::core::{Core, PendingEntry};
+use super::pending::{Item, written_len};
+use super::{AppendError, Appended, AtomicPart};
+use crate::format::{BLOCK_BYTES, STATE_VALUE_BYTES_MAX};
+use crate::io::Io;
+use crate::producer_state::{Refusal, StoredBatch, Verdict};
+use crate::state::{EntryBatch, EntryKey, STATE_KEY_BYTES_MAX, batch_bytes_max};
+use crate::types::Ticket;
+
+/// Largest atomic append of state entries that is taken while the disk is full.
+const RESERVE_UNIT_BYTES_MAX: usize = 64 << 10;
+
+impl<I: Io> Core<I> {
+    /// Takes a batch of a queue. See [`super::CommitLog::append`].
+    pub(super) fn append(
+        &mut self,
+        queue: QueueKey,
+        batch: Bytes,
+        wall_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        self.check_intake(batch.len(), false)?;
+        if self.queues.open_mut(queue).is_none() {
+            return Err(AppendError::NoQueue { queue, log: self.log });
+        }
+        let header = check_batch(&batch)?;
+        if header.producer_id != NO_PRODUCER
+            && let Verdict::Duplicate(original) = self.check_producer(queue, &header)?
+        {
+            return Ok(self.answer_duplicate(&original));
+        }
+        let ticket = self.take_ticket();
+        let (base_offset, append_time_ms) = self.push_batch(queue, batch, &header, ticket, wall_ms, true);
+        Ok(Appended { ticket, base_offset, append_time_ms, duplicate: false })
+    }
+
+    /// Takes all parts or none. See [`super::CommitLog::append_atomic`].
+    pub(super) fn append_atomic(
+        &mut self,
+        parts: Vec<AtomicPart>,
+        wall_ms: i64,
+    ) -> Result<Ticket, AppendError> {
+        let limit = self.options.batch_bytes_max();
+        let only_state = parts.iter().all(|part| matches!(part, AtomicPart::State { .. }));
+        let mut bytes = batches_len(&parts);
+        let entries = entry_batch(&parts, limit.saturating_sub(bytes))
+            .ok_or(AppendError::TooLarge { bytes: bytes.max(limit) + 1, limit })?;
+        bytes += entries.as_ref().map_or(0, Bytes::len);
+        self.check_intake(bytes, only_state)?;
+        let headers = self.check_parts(&parts)?;
+        if bytes == 0 {
+            // Nothing to write: durable as soon as what came before it.
+            return Ok(Ticket(self.next_ticket.0.saturating_sub(1)));
+        }
+        let ticket = self.take_ticket();
+        let mut left = headers.len() + usize::from(entries.is_some());
+        if let Some(entries) = entries {
+            let header = check_batch(&entries)?;
+            left -= 1;
+            self.push_batch(QueueKey::STATE, entries, &header, ticket, wall_ms, left == 0);
+        }
+        let mut headers = headers.into_iter();
+        for part in parts {
+            match part {
+                AtomicPart::State { key, value } => {
+                    self.pending_entries.push_back(PendingEntry { ticket, key, value });
+                }
+                AtomicPart::Batch { queue, batch } => {
+                    left -= 1;
+                    let header = headers.next().expect("each batch was checked");
+                    self.push_batch(queue, batch, &header, ticket, wall_ms, left == 0);
+                }
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Whether the log takes so many bytes now.
+    fn check_intake(&self, bytes: usize, only_state: bool) -> Result<(), AppendError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let limit = self.options.batch_bytes_max();
+        if bytes > limit {
+            return Err(AppendError::TooLarge { bytes, limit });
+        }
+        if self.disk_full && !(only_state && self.reserve_has_room(bytes)) {
+            return Err(AppendError::DiskFull);
+        }
+        let (pending, limit) = (self.pending.bytes(), self.options.pending_bytes_max);
+        if pending > 0 && pending + bytes > limit {
+            return Err(AppendError::Busy { pending, limit });
+        }
+        Ok(())
+    }
+
+    /// Whether the rest of the active segment holds what waits and `bytes` more, each in a flush of its own.
+    fn reserve_has_room(&self, bytes: usize) -> bool {
+        let Some((header, _)) = &self.active else { return false };
+        let needed = written_len(bytes) as u64 + written_len(self.pending.bytes()) as u64 + 2 * BLOCK_BYTES;
+        bytes <= RESERVE_UNIT_BYTES_MAX && self.position.plus(needed) <= header.end()
+    }
+
+    fn check_parts(&self, parts: &[AtomicPart]) -> Result<Vec<BatchHeader>, AppendError> {
+        let mut headers = Vec::new();
+        for part in parts {
+            if let AtomicPart::Batch { queue, batch } = part {
+                if self.queues.get(*queue).is_none_or(|known| !known.open) {
+                    return Err(AppendError::NoQueue { queue: *queue, log: self.log });
+                }
+                headers.push(check_batch(batch)?);
+            }
+        }
+        Ok(headers)
+    }
+
+    fn check_producer(&self, queue: QueueKey, header: &BatchHeader) -> Result<Verdict, AppendError> {
+        self.producers.check(queue, header, self.durable).map_err(|refusal| match refusal {
+            Refusal::SequenceGap { expected, found } => AppendError::SequenceGap { expected, found },
+            Refusal::Unknown { sequence } => {
+                AppendError::UnknownProducer { producer: header.producer_id, sequence }
+            }
+            Refusal::StaleEpoch { found, current } => AppendError::StaleProducer { found, current },
+            Refusal::InFlight | Refusal::TooMany => {
+                AppendError::Busy { pending: self.pending.bytes(), limit: self.options.pending_bytes_max }
+            }
+        })
+    }
+
+    /// The original's answer, to be given once the original is durable.
+    fn answer_duplicate(&mut self, original: &StoredBatch) -> Appended {
+        self.stats.duplicates += 1;
+        let ticket = if self.options.hazards.early_duplicate { Ticket(0) } else { original.ticket };
+        Appended {
+            ticket,
+            base_offset: original.base_offset,
+            append_time_ms: original.append_time_ms,
+            duplicate: true,
+        }
+    }
+
+    fn take_ticket(&mut self) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket = Ticket(ticket.0 + 1);
+        ticket
+    }
+
+    /// Assigns offset and time and lets the batch wait for its flush.
+    fn push_batch(
+        &mut self,
+        queue: QueueKey,
+        batch: Bytes,
+        header: &BatchHeader,
+        ticket: Ticket,
+        wall_ms: i64,
+        ends_unit: bool,
+    ) -> (Offset, i64) {
+        self.last_time_ms = self.last_time_ms.max(wall_ms);
+        let append_time_ms = self.last_time_ms;
+        let end = match self.queues.get_mut(queue) {
+            Some(known) => &mut known.end,
+            None => &mut self.state_next,
+        };
+        let base_offset = *end;
+        *end = base_offset.plus(u64::from(header.record_count));
+        if header.producer_id != NO_PRODUCER {
+            self.producers.record(queue, header, (base_offset, append_time_ms), ticket);
+        }
+        self.pending.push(Item {
+            queue,
+            batch,
+            base_offset,
+            append_time_ms,
+            record_count: header.record_count,
+            producer_crc: header.producer_crc,
+            ends_unit,
+        });
+        (base_offset, append_time_ms)
+    }
+}
+
+fn batches_len(parts: &[AtomicPart]) -> usize {
+    parts.iter().fold(0, |sum: usize, part| match part {
+        AtomicPart::Batch { batch, .. } => sum.saturating_add(batch.len()),
+        AtomicPart::State { .. } => sum,
+    })
+}
+
+/// The control batch of the state entries; `None` inside when there are none, outside when they do not fit.
+fn entry_batch(parts: &[AtomicPart], bytes_max: usize) -> Option<Option<Bytes>> {
+    let entries = || {
+        parts.iter().filter_map(|part| match part {
+            AtomicPart::State { key, value } => Some((key, value.as_deref())),
+            AtomicPart::Batch { .. } => None,
+        })
+    };
+    if entries().next().is_none() {
+        return Some(None);
+    }
+    let sizes = entries().map(|(key, value)| (&key[..], value.map_or(0, <[u8]>::len)));
+    let fits = |key: &[u8], value: usize| key.len() <= STATE_KEY_BYTES_MAX && value <= STATE_VALUE_BYTES_MAX;
+    if !entries().all(|(key, value)| fits(key, value.map_or(0, <[u8]>::len))) {
+        return None;
+    }
+    let mut batch = EntryBatch::new(batch_bytes_max(sizes).min(bytes_max));
+    for (key, value) in entries() {
+        if !batch.push(EntryKey::State(key), value) {
+            return None;
+        }
+    }
+    batch.finish().ok().map(Some)
+}

@@ -1,0 +1,149 @@
+//! What the flushes of a log add up to: bounds of queues, runs, producers, state. Pure.
+//!
+//! Fed with whole flushes in order. The log is the truth: sequences are not checked again, but offsets must be dense.
+
+use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, RecordError, split_first};
+
+use super::LogOptions;
+use super::queue::{Queues, decode_bounds};
+use crate::fast_hash::FastMap;
+use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, OpenBody, SnapshotPrefix};
+use crate::index::Run;
+use crate::producer_state::{ProducerTable, decode_stored};
+use crate::segment::BodyError;
+use crate::state::{EntryKey, StateReplay, for_each_entry};
+use crate::types::{Position, Ticket};
+
+/// See the file's own text.
+pub(super) struct Replay {
+    pub(super) queues: Queues,
+    pub(super) producers: ProducerTable,
+    pub(super) state: StateReplay,
+    pub(super) state_next: Offset,
+    pub(super) last_time_ms: i64,
+    pub(super) newest_snapshot: Option<Position>,
+    /// Runs of the segment that is being replayed.
+    pub(super) segment_runs: usize,
+    /// Next offset of each queue that had a batch, to notice gaps. A queue's bounds may come later, in a snapshot.
+    next: FastMap<QueueKey, Offset>,
+}
+
+impl Replay {
+    pub(super) fn new(options: &LogOptions) -> Self {
+        Self {
+            queues: Queues::default(),
+            producers: ProducerTable::new(options.producers_max),
+            state: StateReplay::default(),
+            state_next: Offset(0),
+            last_time_ms: 0,
+            newest_snapshot: None,
+            segment_runs: 0,
+            next: FastMap::default(),
+        }
+    }
+
+    /// Takes the next flush.
+    pub(super) fn flush(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
+        self.last_time_ms = self.last_time_ms.max(header.time_ms);
+        self.newest_snapshot = self.newest_snapshot.max(header.snapshot);
+        match header.kind {
+            FlushKind::Data => self.data(header.position, body),
+            FlushKind::Snapshot => self.slice(body),
+            FlushKind::Open => OpenBody::decode(body).map(|_| ()).map_err(BodyError::from),
+            FlushKind::Seal | FlushKind::Idle | FlushKind::Clean => Ok(()),
+        }
+    }
+
+    fn data(&mut self, position: Position, body: &[u8]) -> Result<(), BodyError> {
+        let mut at = position.plus(FLUSH_HEADER_LEN as u64);
+        let mut rest = body;
+        let mut open: Option<(QueueKey, Run)> = None;
+        while !rest.is_empty() {
+            let (header, len) = split_first(rest)?;
+            let (batch, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            if header.queue_key == QueueKey::STATE {
+                self.entries(position, &header, batch)?;
+            } else {
+                self.batch(&header)?;
+                match &mut open {
+                    Some((queue, run)) if *queue == header.queue_key => extend(run, &header),
+                    _ => self.close_run(open.replace((header.queue_key, begin(&header, at)))),
+                }
+            }
+            at = at.plus(len as u64);
+            rest = after;
+        }
+        self.close_run(open);
+        Ok(())
+    }
+
+    fn close_run(&mut self, run: Option<(QueueKey, Run)>) {
+        if let Some((queue, run)) = run {
+            self.queues.add_durable(queue, run);
+            self.segment_runs += 1;
+        }
+    }
+
+    fn batch(&mut self, header: &BatchHeader) -> Result<(), BodyError> {
+        let next = header.next_offset();
+        let expected = self.next.insert(header.queue_key, next).unwrap_or(header.base_offset);
+        if header.base_offset != expected {
+            let value = header.base_offset.0;
+            return Err(RecordError::Field { field: "base_offset", value }.into());
+        }
+        if header.producer_id != NO_PRODUCER {
+            let at = (header.base_offset, header.append_time_ms);
+            self.producers.record(header.queue_key, header, at, Ticket(0));
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, at: Position, header: &BatchHeader, batch: &[u8]) -> Result<(), BodyError> {
+        self.state_next = self.state_next.max(header.next_offset());
+        for_each_entry(batch, |key, value| {
+            if let EntryKey::State(key) = key {
+                self.state.record(at, key, value);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn slice(&mut self, body: &[u8]) -> Result<(), BodyError> {
+        let (prefix, batch) = SnapshotPrefix::split(body)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut is_good = true;
+        for_each_entry(batch, |key, value| match key {
+            EntryKey::State(key) => self.state.snapshot(prefix.as_of, key, value),
+            EntryKey::Queue(queue) => match value.and_then(decode_bounds) {
+                Some((start, next)) if queue == QueueKey::STATE => {
+                    self.state_next = self.state_next.max(start).max(next);
+                }
+                Some((start, next)) => self.queues.merge(queue, start, next),
+                None => is_good = false,
+            },
+            EntryKey::Producer(producer) => match value.and_then(decode_stored) {
+                Some(stored) => self.producers.merge(producer, &stored),
+                None => is_good = false,
+            },
+        })?;
+        if is_good { Ok(()) } else { Err(RecordError::Field { field: "snapshot entry", value: 0 }.into()) }
+    }
+}
+
+fn begin(header: &BatchHeader, position: Position) -> Run {
+    Run {
+        base_offset: header.base_offset,
+        position,
+        last_time_ms: header.append_time_ms,
+        record_count: header.record_count,
+        bytes: header.length,
+    }
+}
+
+fn extend(run: &mut Run, header: &BatchHeader) {
+    run.last_time_ms = header.append_time_ms;
+    run.record_count = run.record_count.saturating_add(header.record_count);
+    run.bytes = run.bytes.saturating_add(header.length);
+}

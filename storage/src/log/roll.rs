@@ -1,0 +1,192 @@
+//! From one segment to the next: preparing ahead, the switch, the index of what was sealed.
+//!
+//! A background task keeps one segment prepared. When the log needs it before it is zeroed to its end, the task is told
+//! to hurry and hands over what it has; such segments are counted. When the space is not there, the last prepared
+//! segment is a reserve: once it is the active one, messages are refused and the space is asked for every second.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::CommitLog;
+use super::core::{Closing, Core, Next, Prepared, Stage};
+use super::segments::Segment;
+use crate::format::{Salt, SegmentHeader, prep_name};
+use crate::io::{Io, IoFile};
+use crate::segment::{Fill, Preparation, PrepareError, prepare_ahead};
+use crate::types::Position;
+
+/// How long to wait before a segment that could not be prepared is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl<I: Io> Core<I> {
+    /// Size of the segment after the active one.
+    fn next_bytes(&self) -> u64 {
+        match &self.active {
+            Some((header, _)) => header.bytes.saturating_mul(2).min(self.options.segment_bytes_max),
+            None => self.options.segment_bytes_first,
+        }
+    }
+
+    /// Position of the segment after the newest one.
+    fn next_position(&self) -> Position {
+        self.segments.last().map_or(Position(0), |last| last.header.end())
+    }
+
+    /// The prepared segment becomes the active one; gives the file of the one before.
+    fn activate(&mut self) -> Option<Rc<I::File>> {
+        let Next::Ready(prepared) = std::mem::replace(&mut self.next, Next::Preparing) else { return None };
+        let Prepared { header, file, late } = prepared;
+        if let Some(last) = self.segments.last_mut()
+            && self.active.is_some()
+        {
+            last.end = self.position;
+        }
+        self.segments.push(Segment { header, end: header.first_flush(), indexed: false });
+        let before = self.active.replace((header, file));
+        self.position = header.first_flush();
+        self.active_runs = 0;
+        self.stage = Stage::Running;
+        self.stats.segments += 1;
+        self.stats.segments_late += u64::from(late);
+        if self.segments.len() > 1 {
+            self.snapshot.request();
+        }
+        before.map(|(_, file)| file)
+    }
+}
+
+impl<I: Io> CommitLog<I> {
+    /// Goes on in the prepared segment.
+    pub(super) fn switch(&self) {
+        let before = self.inner.core.borrow_mut().activate();
+        if let Some(file) = before {
+            self.close_later(file);
+        }
+        self.inner.io.spawn(self.clone().prepare_next());
+        self.begin_indexing();
+    }
+
+    /// Prepares the next segment, however long it takes to get the space for it.
+    pub(super) async fn prepare_next(self) {
+        loop {
+            let (position, bytes) = {
+                let core = self.inner.core.borrow();
+                if core.poison.is_some() || core.closing != Closing::No && !core.waits_for_segment() {
+                    return;
+                }
+                (core.next_position(), core.next_bytes())
+            };
+            match self.prepare_at(position, bytes).await {
+                Ok(prepared) => {
+                    let mut core = self.inner.core.borrow_mut();
+                    core.next = Next::Ready(prepared);
+                    if std::mem::take(&mut core.disk_full) {
+                        tracing::info!(log = %core.log, "there is space for a segment again");
+                    }
+                    drop(core);
+                    self.inner.work.notify();
+                    return;
+                }
+                Err(error) => {
+                    self.could_not_prepare(position, &error);
+                    // Half-made files would be in the way; most often this one is removed already.
+                    let _ = self.inner.io.remove(&self.inner.dir.join(prep_name(position.0))).await;
+                }
+            }
+            self.inner.io.sleep(RETRY).await;
+        }
+    }
+
+    async fn prepare_at(&self, position: Position, bytes: u64) -> Result<Prepared<I>, PrepareError> {
+        self.inner.hurry.set(false);
+        let (log, sync_dir) = {
+            let core = self.inner.core.borrow();
+            (core.log, !core.options.hazards.no_dir_sync)
+        };
+        let created_ms = self.inner.io.wall_ms();
+        let header = SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms };
+        let how = Preparation { hurry: &self.inner.hurry, sync_dir };
+        let (file, fill) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
+        Ok(Prepared { header, file: Rc::new(file), late: fill == Fill::Reserved })
+    }
+
+    fn could_not_prepare(&self, position: Position, error: &PrepareError) {
+        let mut core = self.inner.core.borrow_mut();
+        core.stats.prepare_failures += 1;
+        if !std::mem::replace(&mut core.disk_full, true) {
+            tracing::error!(
+                log = %core.log, %position, %error, cause = %error.source,
+                "no segment could be prepared: producers are refused until it works, it is tried every second"
+            );
+        }
+        drop(core);
+        self.inner.work.notify();
+    }
+
+    /// Tells the preparing task that its segment is needed now.
+    pub(super) fn hurry_when_waited_for(&self) {
+        if !self.inner.hurry.get() && self.inner.core.borrow().waits_for_segment() {
+            self.inner.hurry.set(true);
+        }
+    }
+
+    /// Writes the index files of sealed segments that have none, oldest first, unless that is going on already.
+    pub(super) fn begin_indexing(&self) {
+        if !self.inner.indexing.replace(true) {
+            self.inner.io.spawn(self.clone().index_sealed());
+        }
+    }
+
+    /// Sleeps, then looks whether an IDLE flush is due; for as long as something is to be covered.
+    pub(super) fn watch_idle(&self) {
+        let mut core = self.inner.core.borrow_mut();
+        if core.idle_watched || core.covered_to >= core.worth_covering || core.poison.is_some() {
+            return;
+        }
+        core.idle_watched = true;
+        let pause = Duration::from_millis(core.options.idle_ms);
+        drop(core);
+        let log = self.clone();
+        self.inner.io.spawn(async move {
+            let mut seen = 0;
+            loop {
+                log.inner.io.sleep(pause).await;
+                let mut core = log.inner.core.borrow_mut();
+                if core.poison.is_some()
+                    || core.closing != Closing::No
+                    || core.covered_to >= core.worth_covering
+                {
+                    core.idle_watched = false;
+                    return;
+                }
+                if core.idle_is_due() && core.next_flush == seen {
+                    core.idle_asked = true;
+                    drop(core);
+                    log.inner.work.notify();
+                } else {
+                    seen = core.next_flush;
+                }
+            }
+        });
+    }
+
+    /// Closes the files of a log that stopped.
+    pub(super) async fn close_files(&self) {
+        let (active, next) = {
+            let mut core = self.inner.core.borrow_mut();
+            (core.active.take(), std::mem::replace(&mut core.next, Next::Preparing))
+        };
+        let mut files = self.inner.reads.take_files();
+        files.extend(active.map(|(_, file)| file));
+        if let Next::Ready(prepared) = next {
+            files.push(prepared.file);
+        }
+        for file in files {
+            if let Ok(file) = Rc::try_unwrap(file)
+                && let Err(error) = file.close().await
+            {
+                tracing::warn!(%error, "closing a segment failed");
+            }
+        }
+    }
+}

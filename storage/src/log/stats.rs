@@ -1,0 +1,58 @@
+//! Counters of a log, for metrics.
+
+use crate::cache::CacheStats;
+
+/// What a log did since it was opened, and how it stands. Cheap to take; counters only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Flushes that became durable.
+    pub flushes: u64,
+    /// Bytes written, headers and padding counted.
+    pub written_bytes: u64,
+    /// Bytes of padding and skipped rests of windows.
+    pub padding_bytes: u64,
+    /// Batches that became durable.
+    pub batches: u64,
+    /// Syncs that ended well.
+    pub syncs: u64,
+    /// Time from the start of a write to the end of its sync, all flushes, us.
+    pub flush_us: u64,
+    /// Segments begun.
+    pub segments: u64,
+    /// Segments that were not zeroed in time: their flushes cost about twice as much.
+    pub segments_late: u64,
+    /// Attempts to prepare a segment that failed.
+    pub prepare_failures: u64,
+    /// Snapshots completed.
+    pub snapshots: u64,
+    /// Bytes of snapshots.
+    pub snapshot_bytes: u64,
+    /// Batches answered as duplicates.
+    pub duplicates: u64,
+    /// Windows read from disk.
+    pub disk_reads: u64,
+    /// Bytes read from disk.
+    pub disk_read_bytes: u64,
+    /// Windows read ahead of a reader.
+    pub read_aheads: u64,
+    /// Blocks of index files read.
+    pub index_reads: u64,
+    /// Index files made again because they were missing or damaged.
+    pub index_rebuilds: u64,
+    /// Bytes of a torn tail that were cut when the log was opened.
+    pub torn_bytes: u64,
+    /// Bytes that wait for a flush now.
+    pub pending_bytes: usize,
+    /// Flushes in flight now.
+    pub in_flight: usize,
+    /// Runs in memory now.
+    pub runs: usize,
+    /// Producers remembered now.
+    pub producers: usize,
+    /// Producers are refused for want of space now.
+    pub disk_full: bool,
+    /// The log failed.
+    pub poisoned: bool,
+    /// The cache.
+    pub cache: CacheStats,
+}
