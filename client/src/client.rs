@@ -33,7 +33,16 @@ impl ClientInner {
     pub(crate) async fn admin(&self, broker: &str) -> Result<Arc<Connection>, ClientError> {
         let address = self.routes.load().address(broker).cloned();
         let address = address.ok_or_else(|| ClientError::BrokerAway { broker: broker.into() })?;
-        self.pool.get(&Endpoint { address, shard: None, purpose: Purpose::Admin }).await
+        self.admin_at(&address, None).await
+    }
+
+    /// An admin connection to an address, perhaps to a certain shard there.
+    pub(crate) async fn admin_at(
+        &self,
+        address: &str,
+        shard: Option<u16>,
+    ) -> Result<Arc<Connection>, ClientError> {
+        self.pool.get(&Endpoint { address: address.into(), shard, purpose: Purpose::Admin }).await
     }
 }
 

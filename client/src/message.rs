@@ -121,6 +121,11 @@ impl Text {
         std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
     }
 
+    /// Text inside other bytes, by a function that shares (or copies) a part of them.
+    pub(crate) fn shared(text: &str, share: impl FnOnce(&[u8]) -> Bytes) -> Self {
+        Self(share(text.as_bytes()))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked when it was made, and immutable")

@@ -331,7 +331,9 @@ mod tests {
         push(&mut to, 10, true, now).unwrap();
         let free = from.take_free();
         assert_eq!(free.len(), 2);
-        free.into_iter().for_each(|batch| to.adopt(batch));
+        for batch in free {
+            to.adopt(batch);
+        }
         assert_eq!(push(&mut to, 10, true, now).unwrap().index, 1, "the open batch is still open");
         assert_eq!(to.take_all().len(), 3);
         assert_eq!(from.take_expired(now + Duration::from_secs(9), Duration::from_secs(5)).len(), 1);

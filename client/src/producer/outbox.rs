@@ -348,7 +348,9 @@ mod tests {
         let sequences: Vec<i32> = sent.iter().map(|sent| header(&sent.bytes).base_sequence).collect();
         assert_eq!(sequences, [0, 2, 5]);
         assert!(outbox.has_room(5) && !outbox.has_room(3));
-        sent.iter().for_each(|sent| outbox.lost(sent.number));
+        for sent in &sent {
+            outbox.lost(sent.number);
+        }
         assert!(outbox.settle().is_empty());
         assert!(!outbox.has_room(5), "what is to be sent again goes first");
         for first in &sent {

@@ -1,0 +1,107 @@
+//! Committing: what is handled becomes durable on the broker, by one request per shard.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use equeue_net::Code;
+use equeue_net::api::{CommitItem, CommitOffsets};
+use equeue_record::Offset;
+use futures::future::join_all;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::warn;
+
+use super::shared::{Shared, by_shard};
+use super::track::Track;
+use crate::ClientError;
+use crate::retry::Backoff;
+use crate::routes::with_causes;
+
+/// Longest pause between two attempts of one commit.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Commits every `every`, for ever.
+pub(crate) async fn run(shared: Arc<Shared>, every: Duration) {
+    let mut tick = interval(every.max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tick.tick().await;
+        let outcome = commit_once(&shared).await;
+        if let Err(error) = &outcome
+            && !failing
+        {
+            warn!(group = %shared.options.group, error = %with_causes(error), "cannot commit; trying again");
+        }
+        failing = outcome.is_err();
+    }
+}
+
+/// Commits what is handled, trying again until `within` is over. Durable when it succeeds.
+pub(crate) async fn commit(shared: &Shared, within: Duration) -> Result<(), ClientError> {
+    let begin = Instant::now();
+    let mut backoff = Backoff::new(PAUSE_MAX);
+    loop {
+        let error = match commit_once(shared).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let pause = backoff.pause();
+        if !error.is_transient() || begin.elapsed() + pause >= within {
+            return Err(error);
+        }
+        sleep(pause).await;
+    }
+}
+
+/// One attempt for all queues; the first error, after every shard was asked.
+async fn commit_once(shared: &Shared) -> Result<(), ClientError> {
+    let _one_at_a_time = shared.committing.lock().await;
+    let due = shared.tracks().into_iter().filter_map(|track| {
+        let offset = track.to_commit()?;
+        Some((track, offset))
+    });
+    let shards = by_shard(due, |(track, _)| track.home());
+    let commits = shards.into_iter().map(|(place, items)| commit_shard(shared, place, items));
+    join_all(commits).await.into_iter().collect()
+}
+
+async fn commit_shard(
+    shared: &Shared,
+    (broker, shard_number): (Arc<str>, u16),
+    items: Vec<(Arc<Track>, Offset)>,
+) -> Result<(), ClientError> {
+    let connection = shared.connect(&broker, shard_number).await?;
+    let item = |(track, offset): &(Arc<Track>, Offset)| CommitItem {
+        queue: track.home().key,
+        offset: *offset,
+        grant_epoch: track.grant_epoch,
+    };
+    let request =
+        CommitOffsets { group: shared.options.group.clone(), items: items.iter().map(item).collect() };
+    let answer = connection.call(&request).await?;
+    if answer.outcomes.len() != items.len() {
+        connection.end("a CommitOffsets answer has another number of outcomes than its request has queues");
+        return Err(ClientError::Protocol {
+            server: Arc::clone(connection.server()),
+            reason: "wrong number of outcomes".into(),
+        });
+    }
+    let mut failed = Ok(());
+    for ((track, offset), outcome) in items.iter().zip(answer.outcomes) {
+        if outcome.code == Code::Ok {
+            track.set_committed(outcome.committed.unwrap_or(*offset).max(*offset));
+            continue;
+        }
+        if outcome.code.remedy() == equeue_net::Remedy::RefreshRoute {
+            shared.client.routes.suspect(&track.topic.name);
+        }
+        failed = Err(ClientError::Refused {
+            server: Arc::clone(&broker),
+            request: "CommitOffsets",
+            code: outcome.code,
+            retry_after_ms: 0,
+            detail: format!("queue {} of topic {} to {offset}", track.ordinal, track.topic.name).into(),
+        });
+    }
+    failed
+}
