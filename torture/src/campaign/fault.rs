@@ -1,0 +1,113 @@
+//! One fault and the recovery from it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+
+use super::life::{Life, Site};
+use super::{Campaign, Mode};
+use crate::cli::CutArg;
+use crate::disk::Cut;
+use crate::oracle::violation::Class;
+
+/// How long a broker may live on a dead disk before its process is ended too, ms.
+const AFTERLIFE_MS: std::ops::Range<u64> = 0..40;
+
+/// What is done to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM.
+    Stop,
+    /// The disk dies, the process lives on for a moment.
+    PowerCut {
+        /// Where.
+        cut: Cut,
+        /// For how long.
+        afterlife: Duration,
+    },
+}
+
+impl Fault {
+    /// The next fault of a run.
+    pub(super) fn draw(mode: &Mode, random: &mut SmallRng) -> Self {
+        match mode {
+            Mode::Kill | Mode::DiskFull(_) => Self::Kill,
+            Mode::Stop => Self::Stop,
+            Mode::PowerCut(arguments) => {
+                let device = match arguments.cut {
+                    CutArg::Fs => false,
+                    CutArg::Device => true,
+                    CutArg::Both => random.random_bool(0.5),
+                };
+                Self::PowerCut {
+                    cut: if device { Cut::Device } else { Cut::FileSystem },
+                    afterlife: Duration::from_millis(random.random_range(AFTERLIFE_MS)),
+                }
+            }
+        }
+    }
+}
+
+impl Campaign<'_> {
+    /// Strikes, starts the broker again, and waits until sends and pulls work (C9).
+    pub(super) async fn strike(&mut self, life: &mut Life, fault: Fault) -> anyhow::Result<()> {
+        life.check_alive()?;
+        life.remark(&format!("{fault:?}"));
+        match fault {
+            Fault::Kill => {
+                let alarms = life.servers.kill_broker()?;
+                life.note_alarms(&alarms);
+            }
+            Fault::Stop => {
+                if let Some(reason) = life.servers.stop_broker().await? {
+                    life.shared.violation(Class::Crash, || reason);
+                }
+            }
+            Fault::PowerCut { cut, afterlife } => {
+                let Site::Power(image) = &mut life.site else {
+                    anyhow::bail!("there is no disk whose power can be cut");
+                };
+                image.cut(cut)?;
+                tokio::time::sleep(afterlife).await;
+                // What it says about a disk that is gone is its own affair.
+                life.servers.kill_broker()?;
+                image.detach(cut)?;
+                image.heal()?;
+            }
+        }
+        self.bring_back(life, fault == Fault::Stop).await
+    }
+
+    async fn bring_back(&mut self, life: &mut Life, orderly: bool) -> anyhow::Result<()> {
+        let took = match life.servers.restart().await {
+            Ok(took) => took,
+            Err(error) => {
+                if self.report.expect_loss {
+                    self.report.refusals += 1;
+                } else {
+                    life.shared.violation(Class::Stuck, || format!("{error:#}"));
+                }
+                return Err(error);
+            }
+        };
+        self.report.restart.add(took);
+        if orderly {
+            let clean = life.servers.broker().and_then(|broker| broker.clean());
+            if clean != Some(true) {
+                life.shared.violation(Class::Crash, || match clean {
+                    Some(_) => {
+                        "after an orderly stop the broker found that it was not stopped in order".to_owned()
+                    }
+                    None => "the broker does not tell whether it was stopped in order".to_owned(),
+                });
+            }
+        }
+        let first_ack = life.works_again().await.context("after a restart")?;
+        self.report.first_ack.add(first_ack);
+        life.check_commits().await
+    }
+}
