@@ -75,6 +75,11 @@ impl NameserverHandle {
         let _ = self.stop.try_send(());
     }
 
+    /// It has stopped; [`NameserverHandle::join`] does not wait any more.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until it has stopped.
     pub fn join(mut self) -> Result<(), NameserverError> {
         match self.thread.take().map(JoinHandle::join) {
