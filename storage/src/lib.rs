@@ -11,6 +11,7 @@ pub mod format;
 mod index;
 pub mod io;
 pub mod log;
+pub mod offline;
 mod producer_state;
 pub mod segment;
 mod state;

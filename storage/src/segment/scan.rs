@@ -6,11 +6,11 @@ use std::io;
 
 use thiserror::Error;
 
-use super::tail::{Damage, Ending, FirstFlush, TAIL_BYTES, TailSearch, header_at};
+use super::tail::{Damage, Ending, FirstFlush, TAIL_BYTES, TailSearch, holds_flush};
 use super::walk::{BodyError, End, EndKind, Step, Walk};
 use crate::format::{
-    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FlushHeader, FlushKind, FormatError, OpenBody, SEGMENT_HEADER_LEN,
-    SegmentHeader, WINDOW_BYTES,
+    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FlushHeader, FormatError, SEGMENT_HEADER_LEN, SegmentHeader,
+    WINDOW_BYTES,
 };
 use crate::io::{ALIGN, Io, IoFile, align_up};
 use crate::types::Position;
@@ -67,29 +67,25 @@ pub async fn read_header<I: Io>(file: &I::File) -> Result<SegmentHeader, ScanErr
 
 /// Looks at the beginning of a segment for what [`super::endings`] asks.
 pub async fn find_flush<I: Io>(file: &I::File, segment: &SegmentHeader) -> Result<FirstFlush, ScanError> {
-    let mut window = Window::<I>::new(file, *segment);
-    let first = segment.first_flush();
-    let block = window.at(first, FLUSH_HEADER_LEN).await?;
-    if let Some(header) = header_at(segment, first, block) {
-        if header.kind != FlushKind::Open {
-            return Ok(FirstFlush::Other);
-        }
-        let bytes = window.at(first, FLUSH_HEADER_LEN + header.body_len as usize).await?;
-        let body = bytes.get(FLUSH_HEADER_LEN..FLUSH_HEADER_LEN + header.body_len as usize);
-        let open = body.filter(|body| header.check_body(body).is_ok()).map(OpenBody::decode);
-        // An OPEN that is not whole was never synced: the log did not go on here.
-        if let Some(Ok(open)) = open {
-            return Ok(FirstFlush::Open(open));
-        }
+    let position = segment.first_flush();
+    let block =
+        file.read_at(BLOCK_BYTES, ALIGN).await.map_err(|source| ScanError::Io { position, source })?;
+    if let Some(first) = FirstFlush::of_block(segment, block.as_ref()) {
+        return Ok(first);
     }
-    let end = first.plus(TAIL_BYTES).min(segment.end());
-    let mut at = first.plus(BLOCK_BYTES);
+    drop(block);
+    let mut window = Window::<I>::new(file, *segment);
+    let end = position.plus(TAIL_BYTES).min(segment.end());
+    let mut at = position.plus(BLOCK_BYTES);
     while at < end {
         let bytes = window.at(at, ALIGN).await?;
-        if header_at(segment, at, bytes).is_some() {
+        if bytes.is_empty() {
+            break;
+        }
+        if holds_flush(segment, at, bytes) {
             return Ok(FirstFlush::Other);
         }
-        at = at.plus(BLOCK_BYTES);
+        at = at.plus(align_up(bytes.len() as u64));
     }
     Ok(FirstFlush::Nothing)
 }

@@ -11,7 +11,8 @@
 use thiserror::Error;
 
 use crate::format::{
-    BLOCK_BYTES, FLUSH_DEPTH_MAX, FLUSH_SPAN_MAX, FlushHeader, FormatError, OpenBody, SegmentHeader,
+    BLOCK_BYTES, FLUSH_DEPTH_MAX, FLUSH_HEADER_LEN, FLUSH_SPAN_MAX, FlushHeader, FlushKind, FormatError,
+    OpenBody, SegmentHeader,
 };
 use crate::io::ALIGN;
 use crate::types::Position;
@@ -136,7 +137,7 @@ impl TailSearch {
 }
 
 /// The header at the front of `bytes` if it was written there, into this segment: both CRCs, salt and position.
-pub(super) fn header_at(segment: &SegmentHeader, position: Position, bytes: &[u8]) -> Option<FlushHeader> {
+pub fn header_at(segment: &SegmentHeader, position: Position, bytes: &[u8]) -> Option<FlushHeader> {
     let header = FlushHeader::decode(bytes).ok()?;
     (header.salt == segment.salt && header.position == position).then_some(header)
 }
@@ -150,6 +151,26 @@ pub enum FirstFlush {
     Other,
     /// The log was opened anew here.
     Open(OpenBody),
+}
+
+impl FirstFlush {
+    /// What the block of the first flush tells; `None` when it tells nothing and what follows must be looked at.
+    pub fn of_block(segment: &SegmentHeader, block: &[u8]) -> Option<Self> {
+        let header = header_at(segment, segment.first_flush(), block)?;
+        if header.kind != FlushKind::Open {
+            return Some(Self::Other);
+        }
+        // An OPEN that is not whole was never synced: the log did not go on here, unless others follow.
+        let body = block.get(FLUSH_HEADER_LEN..)?.get(..header.body_len as usize)?;
+        header.check_body(body).ok()?;
+        OpenBody::decode(body).ok().map(Self::Open)
+    }
+}
+
+/// Whether there is a flush of this segment at any block of `bytes`, which lie at `position`.
+pub fn holds_flush(segment: &SegmentHeader, position: Position, bytes: &[u8]) -> bool {
+    let positions = (0..).map(|index| position.plus(index * BLOCK_BYTES));
+    positions.zip(bytes.chunks(ALIGN)).any(|(at, block)| header_at(segment, at, block).is_some())
 }
 
 /// How each segment of a log ends, from what the next ones begin with; `segments` in order of positions.
