@@ -38,6 +38,25 @@ fn clock_ns(clock: ClockId) -> Option<u64> {
     Some(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).ok()?)
 }
 
+/// CPU time of everything on this machine (idle time and waiting for disks left out), ns; `None` when the kernel does
+/// not tell.
+#[must_use]
+pub fn all_cpu_ns() -> Option<u64> {
+    busy_ticks(&fs::read_to_string("/proc/stat").ok()?).map(|ticks| ticks * TICK_NS)
+}
+
+/// The unit of `/proc/stat` on Linux: a hundredth of a second.
+const TICK_NS: u64 = 10_000_000;
+
+/// user, nice, system, irq, softirq and steal of the first line of `/proc/stat`.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().map(str::parse::<u64>);
+    let mut next = || fields.next()?.ok();
+    let (user, nice, system, _idle, _iowait) = (next()?, next()?, next()?, next()?, next()?);
+    let (irq, softirq, steal) = (next()?, next()?, next().unwrap_or(0));
+    Some(user + nice + system + irq + softirq + steal)
+}
+
 /// The CPUs that this thread may run on, in order.
 pub fn allowed_cpus() -> Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0)).context("asking for the CPUs allowed")?;
@@ -94,6 +113,15 @@ mod tests {
         assert!(now_ns() > now && process_cpu_ns() > cpu && sum > 0);
         let of_this_process = process_cpu_ns_of(Pid::this()).expect("it lives");
         assert!(of_this_process >= cpu);
+    }
+
+    #[test]
+    fn the_machine_tells_its_busy_time() {
+        assert_eq!(busy_ticks("cpu  1 2 3 1000 2000 4 5 6 70 80\ncpu0 9"), Some(21));
+        for nonsense in ["", "intr 1", "cpu  1 2", "cpu  1 2 x 4 5 6 7 8"] {
+            assert_eq!(busy_ticks(nonsense), None, "{nonsense}");
+        }
+        assert!(all_cpu_ns().expect("this machine tells") > 0);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl BrokerMeter {
         }
     }
 
+    /// The broker is known to run on this machine.
+    pub(crate) const fn is_here(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+
     /// Says why, when a broker of the run's own has ended.
     pub(crate) fn check_alive(&self) -> Result<()> {
         match self {

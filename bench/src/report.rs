@@ -59,6 +59,8 @@ pub struct Report {
     pub corrupted: Option<u64>,
     /// Failed sends and pulls by code.
     pub errors: BTreeMap<String, u64>,
+    /// CPU time of everything else on this machine in the measured time: it was not there for broker and generator.
+    pub others_cpu_seconds: Option<f64>,
     /// What consumers received while producers sent (both, latency).
     pub consumed: Option<Consumed>,
     /// Second by second, to see whether the run was steady.
@@ -156,6 +158,7 @@ impl Report {
             reordered: None,
             corrupted: None,
             errors: BTreeMap::new(),
+            others_cpu_seconds: None,
             consumed: None,
             per_second: Vec::new(),
             warnings: Vec::new(),
@@ -190,6 +193,20 @@ impl Report {
             self.warnings.push(format!(
                 "unsteady: the rate differs by {:.0} % of its mean from second to second",
                 spread * 100.0
+            ));
+        }
+    }
+
+    /// Takes what everything else on the machine computed, with a warning when it was much.
+    #[expect(clippy::cast_precision_loss, reason = "a number of CPUs")]
+    pub fn set_others(&mut self, cpu_seconds: Option<f64>, over_seconds: f64) {
+        const SHARE_MAX: f64 = 0.05;
+        self.others_cpu_seconds = cpu_seconds;
+        let cores = cpu_seconds.map_or(0.0, |cpu_seconds| cpu_seconds / over_seconds.max(1e-3));
+        if cores > SHARE_MAX * self.cores as f64 {
+            self.warnings.push(format!(
+                "the machine was not quiet: other processes used {cores:.2} of its {} CPUs",
+                self.cores
             ));
         }
     }

@@ -146,6 +146,10 @@ pub(crate) struct Outcome {
     pub broker_cpu_seconds: Option<f64>,
     /// CPU time of this process, s.
     pub client_cpu_seconds: f64,
+    /// CPU time of everything else on the machine, s; `None` when the broker may be elsewhere.
+    pub others_cpu_seconds: Option<f64>,
+    /// The time over which CPU time was counted, s.
+    pub cpu_counted_seconds: f64,
     /// Share of its time that the busiest thread computed.
     pub busiest: f64,
     /// What limits the worth of the figures.
@@ -186,18 +190,25 @@ pub(crate) async fn drive(
     let mut watcher = watcher::Watcher::new(&load, &parts, meter, progress);
     let ended = watcher.watch(&stage, &mut inbox).await;
     stage.send_replace(Stage::Stop);
-    let mut busiest = 0.0_f64;
+    let mut busy_ns = Vec::with_capacity(threads.len());
     for thread in threads {
         let busy =
             tokio::task::spawn_blocking(move || thread.join()).await.context("waiting for a thread")?;
         let busy = busy.map_err(|_| anyhow::anyhow!("a thread of the generator panicked"))?;
-        busiest = busiest.max(watcher::ratio(busy.cpu_ns, busy.wall_ns));
+        busy_ns.push(busy);
     }
     ended?;
     let verifier = Arc::into_inner(receiving)
         .and_then(|receiving| receiving.verifier)
         .map(|verifier| verifier.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-    Ok(Outcome { verifier, busiest, ..watcher.outcome() })
+    let outcome = watcher.outcome();
+    // Before the first message of a backlog comes, its consumers join their group and compute nothing.
+    let drained_ns = load.drains().then(|| watcher::nanos(Duration::from_secs_f64(outcome.count.seconds)));
+    let busiest = busy_ns
+        .iter()
+        .map(|busy| watcher::ratio(busy.cpu_ns, drained_ns.unwrap_or(busy.wall_ns)))
+        .fold(0.0, f64::max);
+    Ok(Outcome { verifier, busiest, ..outcome })
 }
 
 /// Deals producers, consumers and CPUs out in turn.

@@ -12,7 +12,7 @@ use super::ledger::Span;
 use super::thread::Part;
 use super::{Event, Load, Outcome, Stage};
 use crate::histogram::Latencies;
-use crate::machine::{now_ns, process_cpu_ns};
+use crate::machine::{all_cpu_ns, now_ns, process_cpu_ns};
 use crate::meter::BrokerMeter;
 use crate::progress::Progress;
 use crate::report::{Consumed, Count, Second};
@@ -43,9 +43,20 @@ struct Sums {
 
 /// CPU time of both sides.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units come last in names")]
 struct Cpu {
+    at_ns: u64,
     broker_ns: Option<u64>,
     client_ns: u64,
+    all_ns: Option<u64>,
+}
+
+impl Cpu {
+    /// What neither side used since `before`.
+    fn others_ns(&self, before: &Self) -> Option<u64> {
+        let ours = self.client_ns - before.client_ns + (self.broker_ns? - before.broker_ns?);
+        Some((self.all_ns? - before.all_ns?).saturating_sub(ours))
+    }
 }
 
 pub(super) struct Watcher<'a> {
@@ -55,7 +66,7 @@ pub(super) struct Watcher<'a> {
     progress: &'a Progress,
     span: Span,
     before: Option<(Cpu, Sums)>,
-    after: Option<(Cpu, Sums)>,
+    after: Option<Cpu>,
     end_ns: u64,
     per_second: Vec<Second>,
     last_second: Sums,
@@ -119,7 +130,7 @@ impl<'a> Watcher<'a> {
             if self.after.is_none() && (now >= self.span.until_ns || (producing == 0 && !self.load.drains()))
             {
                 self.end_ns = now.min(self.span.until_ns);
-                self.after = Some((self.cpu().await, sums));
+                self.after = Some(self.cpu().await);
             }
             if self.is_over(producing, sums, &mut stalled) {
                 break;
@@ -202,10 +213,8 @@ impl<'a> Watcher<'a> {
     /// What is looked at only once the load is through.
     async fn finish(&mut self) {
         let sums = self.sums();
-        let cpu = self.cpu().await;
         if self.load.consumers > 0 || self.after.is_none() {
-            let seen = self.after.map_or(sums, |(_, sums)| sums);
-            self.after = Some((cpu, if self.load.drains() { sums } else { seen }));
+            self.after = Some(self.cpu().await);
         }
         if self.end_ns == 0 || self.load.messages.is_some() {
             self.end_ns = if self.load.drains() { sums.last_received_ns } else { sums.last_acknowledged_ns };
@@ -270,7 +279,12 @@ impl<'a> Watcher<'a> {
     }
 
     async fn cpu(&self) -> Cpu {
-        Cpu { broker_ns: self.meter.cpu_ns().await, client_ns: process_cpu_ns() }
+        Cpu {
+            at_ns: now_ns(),
+            broker_ns: self.meter.cpu_ns().await,
+            client_ns: process_cpu_ns(),
+            all_ns: all_cpu_ns(),
+        }
     }
 
     /// Everything but what only the threads know.
@@ -284,7 +298,7 @@ impl<'a> Watcher<'a> {
         for part in self.parts {
             add(&mut errors, &lock(&part.tally).errors);
         }
-        let spent = self.before.zip(self.after).map(|((before, _), (after, _))| (before, after));
+        let spent = self.before.zip(self.after).map(|((before, _), after)| (before, after));
         let open_loop = self.load.rate.is_some();
         Outcome {
             count: self.count(sums),
@@ -300,6 +314,10 @@ impl<'a> Watcher<'a> {
             verifier: None,
             broker_cpu_seconds: spent
                 .and_then(|(before, after)| Some(seconds(after.broker_ns? - before.broker_ns?))),
+            others_cpu_seconds: spent
+                .filter(|_| self.meter.is_here())
+                .and_then(|(before, after)| after.others_ns(&before).map(seconds)),
+            cpu_counted_seconds: spent.map_or(0.0, |(before, after)| seconds(after.at_ns - before.at_ns)),
             client_cpu_seconds: spent
                 .map_or(0.0, |(before, after)| seconds(after.client_ns - before.client_ns)),
             busiest: 0.0,
@@ -387,7 +405,7 @@ fn add(sum: &mut BTreeMap<String, u64>, part: &BTreeMap<String, u64>) {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 

@@ -33,6 +33,7 @@ pub(super) fn report(
         let sent = (!outcome.sent.is_empty()).then_some(outcome.sent.as_slice());
         report.set_findings(&verifier.finish(sent));
     }
+    report.set_others(outcome.others_cpu_seconds, outcome.cpu_counted_seconds);
     report.errors = outcome.errors;
     report.consumed = outcome.consumed;
     report.per_second = outcome.per_second;
