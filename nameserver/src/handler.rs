@@ -103,6 +103,7 @@ impl Requests {
             Kind::UnregisterBroker => serve(out, frame, |request| self.unregister(&request)),
             Kind::GetRoutes => serve(out, frame, |request| self.routes(&request)),
             Kind::GetCluster => serve(out, frame, |request| self.cluster(&request)),
+            Kind::Authenticate => refuse(out, Code::Unsupported, "this nameserver needs no authentication"),
             _ => refuse(out, Code::Unsupported, "brokers serve this request, not nameservers"),
         }
     }

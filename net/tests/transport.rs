@@ -64,6 +64,12 @@ impl Handler for Echo {
                     self.held.push(connection.hold(frame.payload.len()));
                     Ok(())
                 }
+                // The whole executor stands still for the time that the payload tells.
+                12 => {
+                    std::thread::sleep(Duration::from_millis(frame.payload.len() as u64));
+                    let answer = HeartbeatAnswer::default();
+                    connection.push(|out| put_frame(out, &answer, FLAG_ANSWER, correlation, 0))
+                }
                 11 => {
                     connection.finish(CloseReason::Refused("as asked"));
                     let last: Result<(), Infallible> = connection.push(|out| {
@@ -472,6 +478,37 @@ fn held_bytes_stop_the_reading_until_they_are_released() {
     // 99 is answered when the bytes are released, after 50 ms; the request behind them is not read before.
     assert_eq!(read_frame(&mut peer, &mut buffer).head.correlation, 99);
     assert_eq!(read_frame(&mut peer, &mut buffer).head.correlation, 5);
+}
+
+#[test]
+fn a_connection_that_may_not_be_read_is_not_taken_for_silent() {
+    let limits = ConnectionLimits {
+        held_bytes_max: 1000,
+        idle: Duration::from_millis(200),
+        ..ConnectionLimits::default()
+    };
+    let server = Server::start(limits, 10);
+    let mut peer = server.open();
+    let produce = Produce { level: equeue_net::api::AckLevel::Durable, items: vec![] };
+    // Held for ever, as there are never four of them.
+    peer.write_all(&frame(&produce, 1, &[0; 1000])).unwrap();
+    assert!(server.closed.recv_timeout(Duration::from_secs(1)).is_err(), "closed while it was not read");
+    drop(peer);
+    server.stop.send(()).unwrap();
+    assert_eq!(server.next_closed(), "Stopped");
+}
+
+#[test]
+fn time_in_which_the_server_stood_still_is_not_taken_for_silence() {
+    let limits = ConnectionLimits { idle: Duration::from_millis(500), ..ConnectionLimits::default() };
+    let server = Server::start(limits, 10);
+    let (mut stopper, mut silent) = (server.open(), server.open());
+    let mut stop = frame(&ask("x"), 1, &[0; 1500]);
+    stop[6] = 12;
+    stopper.write_all(&stop).unwrap();
+    read_frame(&mut stopper, &mut BytesMut::new());
+    silent.write_all(&frame(&ask("still there"), 2, b"")).unwrap();
+    assert_eq!(read_frame(&mut silent, &mut BytesMut::new()).head.correlation, 2);
 }
 
 #[test]

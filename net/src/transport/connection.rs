@@ -119,7 +119,7 @@ pub struct Connection {
     state: RefCell<(State, Option<CloseReason>)>,
     reader: Wake,
     writer: Wake,
-    /// When the reading task last read, or was kept from reading by a limit.
+    /// When the reading task last read, or a limit last kept it from reading.
     pub(super) last_read: Cell<Instant>,
     /// Since when the socket takes nothing.
     pub(super) blocked_since: Cell<Option<Instant>>,
@@ -180,7 +180,8 @@ impl Connection {
     }
 
     /// Queues what `write` appends: one or more whole frames (see [`frame::put_frame`]). Nothing is sent before
-    /// [`Connection::kick`], which the reading task calls by itself after each [`Handler::on_frames`].
+    /// [`Connection::kick`], which the reading task calls by itself after each [`Handler::on_frames`]. On a closed
+    /// connection `write` is not called. It must not push itself.
     ///
     /// # Errors
     /// That of `write`, which then has queued nothing.
@@ -257,7 +258,8 @@ impl Connection {
         self.writer.wake();
     }
 
-    fn may_read(&self) -> bool {
+    /// Whether no limit keeps the connection from being read.
+    pub(super) fn may_read(&self) -> bool {
         !self.paused.get()
             && self.held.get() < self.limits.held_bytes_max
             && self.queued_bytes() < self.limits.answer_bytes_max

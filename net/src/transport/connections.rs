@@ -58,6 +58,7 @@ pub struct Connections {
     limits: Rc<ConnectionLimits>,
     open: RefCell<Slab<Rc<Connection>>>,
     sweeping: Cell<bool>,
+    stopping: Cell<bool>,
     drained: Wake,
 }
 
@@ -74,11 +75,16 @@ impl Connections {
             limits: Rc::new(limits),
             open: RefCell::default(),
             sweeping: Cell::new(false),
+            stopping: Cell::new(false),
             drained: Wake::default(),
         })
     }
 
     /// Serves an accepted socket on this executor until it ends. `permit` is given back then.
+    ///
+    /// # Errors
+    /// The socket is broken already, or [`Connections::finish_all`] or [`Connections::close_all`] was called. The
+    /// socket is closed.
     pub fn serve<H: Handler>(
         self: &Rc<Self>,
         fd: OwnedFd,
@@ -86,6 +92,9 @@ impl Connections {
         permit: Permit,
         make_handler: impl FnOnce(&Rc<Connection>) -> H,
     ) -> io::Result<Rc<Connection>> {
+        if self.stopping.get() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stops"));
+        }
         let connection = Rc::new(Connection::adopt(fd, peer, Rc::clone(&self.limits))?);
         let key = self.open.borrow_mut().insert(Rc::clone(&connection));
         let handler = make_handler(&connection);
@@ -121,13 +130,15 @@ impl Connections {
         }
     }
 
-    /// Ends every connection: each sends what is queued first.
+    /// Ends every connection, and serves no more: each sends what is queued first.
     pub fn finish_all(&self) {
+        self.stopping.set(true);
         self.for_each(|connection| connection.finish(CloseReason::Stopped));
     }
 
-    /// Ends every connection at once.
+    /// Ends every connection at once, and serves no more.
     pub fn close_all(&self) {
+        self.stopping.set(true);
         self.for_each(|connection| connection.close(CloseReason::Stopped));
     }
 
@@ -155,8 +166,10 @@ impl Connections {
     /// Closes what is past a deadline; `late`: for how long this executor did not look.
     fn check_deadlines(&self, now: Instant, late: Duration) {
         self.for_each(|connection| {
-            // What came while this executor (or machine) was stopped is not read yet: that time does not count.
-            let last_read = (connection.last_read.get() + late).min(now);
+            // Nothing is read while a limit forbids it, and what came while this executor (or machine) stood still
+            // is not read yet: that time does not count.
+            let last_read =
+                if connection.may_read() { (connection.last_read.get() + late).min(now) } else { now };
             connection.last_read.set(last_read);
             let silent = now.saturating_duration_since(last_read);
             let blocked = connection

@@ -93,6 +93,13 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The peer learns of it now: after a close alone the ring's poll keeps the socket open for a while.
+        self.shutdown();
+    }
+}
+
 impl AsFd for Socket {
     #[expect(unsafe_code, reason = "glommio's stream gives its descriptor only in its raw form")]
     fn as_fd(&self) -> BorrowedFd<'_> {
