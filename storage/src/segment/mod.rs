@@ -2,6 +2,8 @@
 //!
 //! Appending is not here: that is the log's group commit.
 
+#[cfg(test)]
+mod model;
 mod prepare;
 mod scan;
 mod tail;
