@@ -345,6 +345,10 @@ fn bad_late_and_missing_preambles_are_refused() {
     assert!(read_to_end(&mut late).is_empty());
     assert!(begun.elapsed() >= Duration::from_millis(250), "the deadline was not waited for");
 
+    let mut secret = TcpStream::connect(server.address).unwrap();
+    secret.write_all(&Preamble { shard: None, purpose: Purpose::Admin, tls: true }.encode()).unwrap();
+    assert!(read_to_end(&mut secret).is_empty(), "TLS is not spoken yet");
+
     drop(TcpStream::connect(server.address).unwrap());
     eventually("permits are given back", || server.permits.open() == 0);
     assert!(server.closed.try_recv().is_err(), "none of them was served");

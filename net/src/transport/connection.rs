@@ -111,6 +111,8 @@ pub struct Connection {
     /// Size of the next read buffer.
     read_bytes: Cell<usize>,
     small_reads: Cell<u8>,
+    /// Length of the last frame that was larger than every read buffer; 0: none of late.
+    large_frame: Cell<usize>,
     outgoing: Outgoing,
     /// Bytes that the server holds for this peer ([`Connection::hold`]).
     held: Cell<usize>,
@@ -136,6 +138,7 @@ impl Connection {
             buffer: RefCell::default(),
             read_bytes: Cell::new(READ_BYTES_MIN),
             small_reads: Cell::new(0),
+            large_frame: Cell::new(0),
             outgoing: Outgoing::default(),
             held: Cell::new(0),
             paused: Cell::new(false),
@@ -271,6 +274,7 @@ impl Connection {
         if buffer.is_empty() {
             *buffer = BytesMut::new();
             self.read_bytes.set(READ_BYTES_MIN);
+            self.large_frame.set(0);
         }
         self.outgoing.trim();
     }
@@ -288,7 +292,8 @@ impl Connection {
         let mut buffer = self.buffer.borrow_mut();
         let room = buffer.capacity() - buffer.len();
         if room == 0 || (room < ROOM_MIN && buffer.len() < ROOM_MIN) {
-            buffer.reserve(self.read_bytes.get());
+            // Where large frames come one after the other, the next fits without being moved while it grows.
+            buffer.reserve(self.read_bytes.get().max(self.large_frame.get()));
         }
         let room = buffer.capacity() - buffer.len();
         let result = ready!(self.socket.poll_read(cx, &mut buffer));
@@ -318,6 +323,7 @@ impl Connection {
             self.small_reads.set(self.small_reads.get() + 1);
         } else {
             self.small_reads.set(0);
+            self.large_frame.set(0);
             self.read_bytes.set((self.read_bytes.get() / 2).max(READ_BYTES_MIN));
         }
     }
@@ -331,6 +337,9 @@ impl Connection {
             match frame::parse_head(&buffer, limit)? {
                 None => break frame::FRAME_HEADER_LEN.saturating_sub(buffer.len()),
                 Some((head, total)) if total <= buffer.len() => {
+                    if total > READ_BYTES_MAX {
+                        self.large_frame.set(total);
+                    }
                     frames.push(frame::split_frame(&mut buffer, head, total));
                 }
                 Some((_, total)) => break total - buffer.len(),

@@ -218,6 +218,8 @@ enum GreetError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Preamble(#[from] PreambleError),
+    #[error("it asks for TLS, which this build does not speak")]
+    Tls,
 }
 
 /// Reads exactly the 16 bytes of the preamble: what follows belongs to the executor that serves the connection.
@@ -241,7 +243,8 @@ async fn read_preamble(fd: &OwnedFd) -> Result<Preamble, GreetError> {
         };
         missing = missing.get_mut(read..).unwrap_or_default();
     }
-    Ok(Preamble::decode(&bytes)?)
+    let preamble = Preamble::decode(&bytes)?;
+    if preamble.tls { Err(GreetError::Tls) } else { Ok(preamble) }
 }
 
 /// Says something at most every [`WARN_EVERY`].
