@@ -131,14 +131,18 @@ impl Registry {
         Ok(Registered::Changed { new, conflicts })
     }
 
-    /// Two live brokers never share a name or, as masters, a group: their queues would have the same keys.
+    /// Two live brokers never share a name or, as masters, a group: their queues would have the same keys. A broker that
+    /// starts again is known by its data directory (group and creation time), wherever it listens now.
     fn check_identity(&self, broker: &BrokerEntry) -> Result<(), Status> {
         let Some(cluster) = self.clusters.get(&broker.cluster) else { return Ok(()) };
         if let Some(known) = cluster.get(&broker.name).map(|known| &known.broker)
             && known.incarnation != broker.incarnation
-            && known.address != broker.address
+            && (known.group, known.created_ms) != (broker.group, broker.created_ms)
         {
-            let detail = format!("the name {} is used by the broker at {}", broker.name, known.address);
+            let detail = format!(
+                "the name {} is used by the broker of another data directory at {}",
+                broker.name, known.address
+            );
             return Err(Status::new(Code::Invalid, detail));
         }
         let twin = cluster.values().map(|other| &other.broker).find(|other| {
@@ -326,8 +330,12 @@ pub(crate) mod tests {
     fn names_and_groups_are_not_shared() {
         let mut registry = Registry::new(LIMITS, 0);
         registry.register(0, snapshot("a", 1, vec![])).unwrap();
+        let mut restarted = snapshot("a", 2, vec![]);
+        restarted.broker.address = "elsewhere:9494".into();
+        assert_eq!(registry.register(0, restarted), Ok(new(vec![])), "the same data directory: a restart");
+        registry.register(0, snapshot("a", 1, vec![])).unwrap();
         let mut twin = snapshot("a", 2, vec![]);
-        twin.broker.address = "elsewhere:9494".into();
+        twin.broker.created_ms += 1;
         let refused = registry.register(0, twin.clone()).unwrap_err();
         assert!(refused.code == Code::Invalid && refused.detail.contains("a:9494"), "{refused:?}");
         registry.expire(20_000, 10_000);
