@@ -58,12 +58,15 @@ struct Entry {
     used: bool,
 }
 
+/// Memory that left the cache while a reader held it, with its cost.
+type Orphan = (Weak<dyn AsRef<[u8]>>, usize);
+
 /// See the file's own text.
 pub(crate) struct Cache {
     flushes: BTreeMap<u64, Entry>,
     windows: FastMap<u64, Entry>,
     clock: VecDeque<Key>,
-    orphans: Vec<(Weak<dyn AsRef<[u8]>>, usize)>,
+    orphans: Vec<Orphan>,
     limit: usize,
     stats: CacheStats,
 }
@@ -104,17 +107,13 @@ impl Cache {
             Some(entry) => Some(entry),
             None => self.windows.get_mut(&window(position)),
         };
-        match found.filter(|entry| entry.span.range(position, len).is_some()) {
-            Some(entry) => {
-                entry.used = true;
-                self.stats.hits += 1;
-                Some(entry.span.clone())
-            }
-            None => {
-                self.stats.misses += 1;
-                None
-            }
-        }
+        let Some(entry) = found.filter(|entry| entry.span.range(position, len).is_some()) else {
+            self.stats.misses += 1;
+            return None;
+        };
+        entry.used = true;
+        self.stats.hits += 1;
+        Some(entry.span.clone())
     }
 
     /// Whether [`Cache::get`] would find it; counts nothing.
@@ -152,7 +151,7 @@ impl Cache {
             Key::Window(position) => self.windows.insert(position, entry),
         };
         match replaced {
-            Some(old) => self.let_go(old),
+            Some(old) => self.let_go(&old),
             None => self.clock.push_back(key),
         }
     }
@@ -182,12 +181,12 @@ impl Cache {
             };
             if let Some(entry) = entry {
                 self.stats.evicted += 1;
-                self.let_go(entry);
+                self.let_go(&entry);
             }
         }
     }
 
-    fn let_go(&mut self, entry: Entry) {
+    fn let_go(&mut self, entry: &Entry) {
         if Rc::strong_count(&entry.span.memory) > 1 {
             self.stats.bytes_orphaned += entry.cost;
             self.orphans.push((Rc::downgrade(&entry.span.memory), entry.cost));

@@ -44,6 +44,7 @@ fn apply(shift: &Shift, register: u32) -> u32 {
 }
 
 #[expect(clippy::indexing_slicing, reason = "computed at compile time: an index out of range does not build")]
+#[expect(clippy::cast_possible_truncation, reason = "small counters")]
 const fn shifts() -> [Shift; POWERS] {
     let mut all = [[[0; 16]; NIBBLES]; POWERS];
     let mut columns = one_zero_byte();

@@ -19,7 +19,7 @@ use crate::producer_state::ProducerKey;
 use crate::types::Position;
 
 /// Longest key of a state entry, bytes: one less than a key on disk, which has a class in front.
-pub const STATE_KEY_BYTES_MAX: usize = format::STATE_KEY_BYTES_MAX - 1;
+pub(crate) const STATE_KEY_BYTES_MAX: usize = format::STATE_KEY_BYTES_MAX - 1;
 
 /// Bytes that a record may have beside its key and body.
 const RECORD_OVERHEAD: usize = 32;

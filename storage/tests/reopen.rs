@@ -1,4 +1,5 @@
 //! What was acknowledged is there after a restart, orderly or not: on real files and in memory.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
 
 mod common;
 
@@ -94,6 +95,65 @@ fn in_memory() {
         let io = MemoryIo::new(seed);
         io.run(scenario(io.clone(), "/data/log-3".into(), small())).unwrap();
     }
+}
+
+/// Many segments, a cache too small for them, and queues that are in some segments only.
+async fn old_segments(io: MemoryIo, dir: PathBuf, lose_indexes: bool) {
+    let options = LogOptions { cache_bytes: 1 << 20, segment_bytes_max: 1 << 20, ..small() };
+    let (log, _) = CommitLog::open(io.clone(), dir.clone(), LogId(0), options.clone()).await.unwrap();
+    let rare = QueueKey(77);
+    log.open_queue(rare);
+    let mut times = Vec::new();
+    for round in 0..10_u32 {
+        let append_time_ms = log.append(rare, batch(&[&round.to_le_bytes()])).unwrap().append_time_ms;
+        times.push(append_time_ms);
+        fill(&log, 5, round * 400, (round + 1) * 400).await;
+        if round == 4 {
+            io.sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+    assert!(log.stats().segments > 8, "{:?}", log.stats());
+    io.sleep(std::time::Duration::from_secs(1)).await;
+    let runs = log.stats().runs;
+    log.close().await.unwrap();
+    if lose_indexes {
+        for path in io.paths().into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "idx")) {
+            if path.to_str().unwrap().contains("00000.idx") {
+                io.take(&path);
+            } else {
+                io.damage(&path, |bytes| bytes[5000] ^= 1);
+            }
+        }
+    }
+    let (log, found) = CommitLog::open(io.clone(), dir, LogId(0), options).await.unwrap();
+    assert!(found.clean && found.from > equeue_storage::Position(0), "{found:?}");
+    assert!(log.stats().runs <= runs + 2000, "only the last segments' runs are in memory");
+    check(&log, 5, 4000).await;
+    log.open_queue(rare);
+    assert_eq!(read_all(&log, rare, Offset(0), 1).await.len(), 10);
+    assert_eq!(read_all(&log, rare, Offset(7), 1 << 20).await.len(), 3);
+    for (n, time_ms) in (0..).zip(&times) {
+        let found = log.offset_at_time(rare, *time_ms).await.unwrap();
+        assert!(found <= Offset(n) && times[usize::try_from(found.0).unwrap()] == *time_ms);
+        assert_eq!(log.offset_at_time(rare, i64::MAX).await.unwrap(), Offset(10));
+        assert_eq!(log.offset_at_time(rare, 0).await.unwrap(), Offset(0));
+    }
+    let stats = log.stats();
+    assert!(stats.disk_reads > 0 && stats.read_aheads > 0 && stats.index_reads > 0, "{stats:?}");
+    assert_eq!(stats.index_rebuilds > 0, lose_indexes, "{stats:?}");
+    log.close().await.unwrap();
+}
+
+#[test]
+fn old_segments_are_read_through_their_indexes() {
+    let io = MemoryIo::new(3);
+    io.run(old_segments(io.clone(), "/data/log-0".into(), false)).unwrap();
+}
+
+#[test]
+fn lost_and_damaged_indexes_are_made_again() {
+    let io = MemoryIo::new(3);
+    io.run(old_segments(io.clone(), "/data/log-0".into(), true)).unwrap();
 }
 
 #[test]

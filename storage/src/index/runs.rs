@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use equeue_record::Offset;
+use equeue_record::{BatchHeader, Offset};
 
 use crate::types::Position;
 
@@ -33,6 +33,24 @@ pub(crate) enum Search {
 }
 
 impl Run {
+    /// A run with one batch so far.
+    pub(crate) fn begin(header: &BatchHeader, position: Position) -> Self {
+        Self {
+            base_offset: header.base_offset,
+            position,
+            last_time_ms: header.append_time_ms,
+            record_count: header.record_count,
+            bytes: header.length,
+        }
+    }
+
+    /// Adds the batch that follows. A run lies within a flush, so its sums do not overflow.
+    pub(crate) fn extend(&mut self, header: &BatchHeader) {
+        self.last_time_ms = header.append_time_ms;
+        self.record_count = self.record_count.saturating_add(header.record_count);
+        self.bytes = self.bytes.saturating_add(header.length);
+    }
+
     /// The offset after the last record.
     pub(crate) const fn next_offset(&self) -> Offset {
         self.base_offset.plus(self.record_count as u64)
@@ -81,7 +99,7 @@ impl QueueRuns {
     }
 
     /// All runs in memory from the one looked for on, whatever lies before them.
-    pub(crate) fn from_in_memory(&self, search: Search) -> impl Iterator<Item = &Run> {
+    pub(crate) fn in_memory_from(&self, search: Search) -> impl Iterator<Item = &Run> {
         let at = self.runs.partition_point(|run| run.is_before(search));
         self.runs.range(at..)
     }

@@ -99,7 +99,11 @@ pub(super) struct PendingEntry {
     pub(super) value: Option<Bytes>,
 }
 
+/// The segment that flushes go to.
+pub(super) type Active<I> = (SegmentHeader, Rc<<I as Io>::File>);
+
 /// See the file's own text.
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of one another")]
 pub(super) struct Core<I: Io> {
     pub(super) log: LogId,
     pub(super) dir: PathBuf,
@@ -119,7 +123,7 @@ pub(super) struct Core<I: Io> {
 
     pub(super) segments: Segments,
     pub(super) stage: Stage,
-    pub(super) active: Option<(SegmentHeader, Rc<I::File>)>,
+    pub(super) active: Option<Active<I>>,
     pub(super) next: Next<I>,
     /// Runs of the active segment.
     pub(super) active_runs: usize,
@@ -202,7 +206,7 @@ impl<I: Io> Core<I> {
     pub(super) fn going_on(
         mut self,
         (chain, epoch): (Chain, MasterEpoch),
-        (segments, active, next): (Segments, Option<(SegmentHeader, Rc<I::File>)>, Next<I>),
+        (segments, active, next): (Segments, Option<Active<I>>, Next<I>),
         open_body: Option<OpenBody>,
         (active_runs, torn_bytes): (usize, u64),
     ) -> Self {

@@ -311,6 +311,7 @@ impl<I: Io> CommitLog<I> {
 
     /// Writes and syncs one flush.
     async fn write(self, launch: Launch<I>) {
+        let _busy = self.busy();
         let begun = Instant::now();
         let Launch { number, file, memory, segment, at, sync } = launch;
         let len = (*memory).as_ref().len();

@@ -82,12 +82,11 @@ impl<I: Io> Core<I> {
         let mut ahead = Windows::new();
         if is_sequential && matches!(gathered, Ok(None)) {
             let next = Search::Offset(answer.next_offset);
-            match in_memory.from(next) {
-                Some(runs) => self.windows_ahead(runs.copied(), &mut ahead),
-                None => {
-                    let at = found.runs.partition_point(|run| run.is_before(next));
-                    self.windows_ahead(found.runs.iter().skip(at).copied(), &mut ahead);
-                }
+            if let Some(runs) = in_memory.from(next) {
+                self.windows_ahead(runs.copied(), &mut ahead);
+            } else {
+                let at = found.runs.partition_point(|run| run.is_before(next));
+                self.windows_ahead(found.runs.iter().skip(at).copied(), &mut ahead);
             }
         }
         if let Some(known) = self.queues.get_mut(queue) {

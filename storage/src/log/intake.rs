@@ -48,7 +48,7 @@ impl<I: Io> Core<I> {
         let only_state = parts.iter().all(|part| matches!(part, AtomicPart::State { .. }));
         let mut bytes = batches_len(&parts);
         let entries = entry_batch(&parts, limit.saturating_sub(bytes))
-            .ok_or(AppendError::TooLarge { bytes: bytes.max(limit) + 1, limit })?;
+            .map_err(|DoNotFit| AppendError::TooLarge { bytes: bytes.max(limit) + 1, limit })?;
         bytes += entries.as_ref().map_or(0, Bytes::len);
         self.check_intake(bytes, only_state)?;
         let headers = self.check_parts(&parts)?;
@@ -190,27 +190,29 @@ fn batches_len(parts: &[AtomicPart]) -> usize {
     })
 }
 
-/// The control batch of the state entries; `None` inside when there are none, outside when they do not fit.
-fn entry_batch(parts: &[AtomicPart], bytes_max: usize) -> Option<Option<Bytes>> {
+/// The control batch of the state entries, if there are any.
+fn entry_batch(parts: &[AtomicPart], bytes_max: usize) -> Result<Option<Bytes>, DoNotFit> {
     let entries = || {
         parts.iter().filter_map(|part| match part {
             AtomicPart::State { key, value } => Some((key, value.as_deref())),
             AtomicPart::Batch { .. } => None,
         })
     };
-    if entries().next().is_none() {
-        return Some(None);
+    let fits = |key: &[u8], value: Option<&[u8]>| {
+        key.len() <= STATE_KEY_BYTES_MAX && value.is_none_or(|value| value.len() <= STATE_VALUE_BYTES_MAX)
+    };
+    if !entries().all(|(key, value)| fits(key, value)) {
+        return Err(DoNotFit);
     }
     let sizes = entries().map(|(key, value)| (&key[..], value.map_or(0, <[u8]>::len)));
-    let fits = |key: &[u8], value: usize| key.len() <= STATE_KEY_BYTES_MAX && value <= STATE_VALUE_BYTES_MAX;
-    if !entries().all(|(key, value)| fits(key, value.map_or(0, <[u8]>::len))) {
-        return None;
-    }
     let mut batch = EntryBatch::new(batch_bytes_max(sizes).min(bytes_max));
     for (key, value) in entries() {
         if !batch.push(EntryKey::State(key), value) {
-            return None;
+            return Err(DoNotFit);
         }
     }
-    batch.finish().ok().map(Some)
+    if batch.is_empty() { Ok(None) } else { batch.finish().map(Some).map_err(|_| DoNotFit) }
 }
+
+/// State entries that are too large, alone or together.
+struct DoNotFit;

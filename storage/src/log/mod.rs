@@ -83,7 +83,23 @@ struct Inner<I: Io> {
     indexing: Cell<bool>,
     /// The flusher ended.
     stopped: Cell<bool>,
+    /// Tasks that use files.
+    busy: Cell<usize>,
+    /// The flusher ended, or a task that used files.
     stop: Event,
+}
+
+/// A task that uses files; an orderly stop waits for its end.
+struct Busy<I: Io> {
+    log: CommitLog<I>,
+}
+
+impl<I: Io> Drop for Busy<I> {
+    fn drop(&mut self) {
+        let busy = &self.log.inner.busy;
+        busy.set(busy.get() - 1);
+        self.log.inner.stop.notify();
+    }
 }
 
 impl<I: Io> CommitLog<I> {
@@ -221,8 +237,12 @@ impl<I: Io> CommitLog<I> {
                 core.closing = Closing::Asked;
             }
         }
+        self.inner.hurry.set(true);
         self.inner.work.notify();
-        self.inner.stop.until(|| self.inner.stopped.get().then_some(())).await;
+        self.inner
+            .stop
+            .until(|| (self.inner.stopped.get() && self.inner.busy.get() == 0).then_some(()))
+            .await;
         self.close_files().await;
         let core = self.inner.core.borrow();
         match &core.poison {
@@ -246,9 +266,15 @@ impl<I: Io> CommitLog<I> {
                 hurry: Cell::new(false),
                 indexing: Cell::new(false),
                 stopped: Cell::new(false),
+                busy: Cell::new(0),
                 stop: Event::default(),
             }),
         }
+    }
+
+    fn busy(&self) -> Busy<I> {
+        self.inner.busy.set(self.inner.busy.get() + 1);
+        Busy { log: self.clone() }
     }
 
     /// The flusher ended: nothing becomes durable any more.

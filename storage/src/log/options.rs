@@ -31,6 +31,7 @@ pub struct LogOptions {
 
 /// Mechanisms that a null control switches off, to show that its test can fail. Never set in production.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Hazards {
     /// Acknowledge without syncing.
     pub no_sync: bool,

@@ -84,6 +84,14 @@ impl Queues {
         keys
     }
 
+    /// Keys of the queues that have runs in memory in `from..to`, in order.
+    pub(crate) fn keys_with_runs(&self, from: Position, to: Position) -> Vec<QueueKey> {
+        let with_runs = self.queues.iter().filter(|(_, known)| known.runs.within(from, to).next().is_some());
+        let mut keys: Vec<_> = with_runs.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// Forgets the runs of a queue before `position`: their segment has an index file.
     pub(crate) fn forget_runs(&mut self, queue: QueueKey, position: Position) {
         if let Some(known) = self.queues.get_mut(&queue) {

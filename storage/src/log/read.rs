@@ -154,22 +154,22 @@ impl<I: Io> CommitLog<I> {
         };
         let run = match in_memory {
             Some(run) => run,
-            None => match self.find_runs(queue, Search::Time(time_ms)).await?.first() {
-                Some(run) => Some(*run),
-                None => {
-                    let core = self.inner.core.borrow();
-                    let first = core
-                        .queues
-                        .get(queue)
-                        .and_then(|known| known.runs.from_in_memory(Search::Time(time_ms)).next().copied());
-                    first
-                }
-            },
+            None => self.find_run_at(queue, time_ms).await?,
         };
         match run.filter(|run| run.base_offset < bounds.durable_end) {
             Some(run) => Ok(self.batch_at_time(queue, &run, time_ms).await?.max(bounds.start)),
             None => Ok(bounds.durable_end),
         }
+    }
+
+    /// Asks the index files, then what came after them.
+    async fn find_run_at(&self, queue: QueueKey, time_ms: i64) -> Result<Option<Run>, ReadError> {
+        let search = Search::Time(time_ms);
+        if let Some(run) = self.find_runs(queue, search).await?.first() {
+            return Ok(Some(*run));
+        }
+        let core = self.inner.core.borrow();
+        Ok(core.queues.get(queue).and_then(|known| known.runs.in_memory_from(search).next().copied()))
     }
 
     async fn batch_at_time(&self, queue: QueueKey, run: &Run, time_ms: i64) -> Result<Offset, ReadError> {
@@ -235,7 +235,9 @@ impl<I: Io> CommitLog<I> {
         let load = Rc::<Load>::default();
         self.inner.reads.loads.borrow_mut().insert(window.0, Rc::clone(&load));
         let (log, done) = (self.clone(), Rc::clone(&load));
+        let busy = self.busy();
         self.inner.io.spawn(async move {
+            let _busy = busy;
             let result = log.read_window(window).await;
             if let Ok(span) = &result {
                 log.inner.core.borrow_mut().cache.insert_window(span.clone());

@@ -51,7 +51,7 @@ struct Outcome {
     clean: bool,
     /// Segments with flushes; what follows is prepared.
     used: usize,
-    /// Ends of the replayed ones, from `first_replayed` on.
+    /// Where the flushes of each of them end, as far as known: else the end of the segment.
     ends: Vec<Position>,
     first_replayed: usize,
     active_runs: usize,
@@ -101,8 +101,8 @@ impl<I: Io> Files<I> {
         };
         match error {
             ScanError::Io { source, .. } => OpenError::Io { path, action: "reading", source },
-            ScanError::Header(FormatError::NewerVersion { found, known, .. }) => newer(found, known),
-            ScanError::Damaged {
+            ScanError::Header(FormatError::NewerVersion { found, known, .. })
+            | ScanError::Damaged {
                 damage: crate::segment::Damage::Impossible(FormatError::NewerVersion { found, known, .. }),
                 ..
             } => newer(found, known),
@@ -185,8 +185,7 @@ impl<I: Io> Files<I> {
             active.file.sync().await.map_err(failed(&path, "syncing"))?;
         }
         let endings = endings(&firsts);
-        // All of it, as long as no index file tells of older segments.
-        let first = self.first_to_replay(used, &endings).await?.min(0);
+        let first = self.first_to_replay(used, &endings).await?;
         self.replay_from(first, used, &endings).await
     }
 
@@ -223,7 +222,14 @@ impl<I: Io> Files<I> {
 
     async fn replay_from(&self, first: usize, used: usize, endings: &[Ending]) -> Result<Outcome, OpenError> {
         let mut replay = Replay::new(&self.options);
-        let mut ends = Vec::new();
+        // What is not replayed ends with SEAL, or where a later OPEN says.
+        let before = self.segments.iter().zip(endings).take(first);
+        let mut ends: Vec<_> = before
+            .map(|(found, ending)| match ending {
+                Ending::At(end) => *end,
+                Ending::Open | Ending::Sealed => found.header.end(),
+            })
+            .collect();
         let mut last: Option<FlushHeader> = None;
         let mut epoch = MasterEpoch(0);
         let from = self.segments.get(first).map_or(Position(0), |found| found.header.first_flush());
@@ -300,17 +306,19 @@ impl<I: Io> Files<I> {
         let mut active = None;
         let mut next = Next::Preparing;
         for (index, Found { header, file }) in files.into_iter().enumerate() {
-            if index < used {
-                let replayed = index.checked_sub(first_replayed);
-                let end = replayed.and_then(|index| ends.get(index)).copied().unwrap_or(header.end());
-                segments.push(Segment { header, end, indexed: replayed.is_none() });
-                if clean && index + 1 == used {
-                    active = Some((header, Rc::new(file)));
-                } else {
-                    close(&dir, file).await?;
+            if index >= used {
+                match next {
+                    Next::Preparing if index == used => {
+                        next = Next::Ready(Prepared { header, file: Rc::new(file), late: false });
+                    }
+                    _ => close(&dir, file).await?,
                 }
-            } else if index == used {
-                next = Next::Ready(Prepared { header, file: Rc::new(file), late: false });
+                continue;
+            }
+            let end = ends.get(index).copied().unwrap_or(header.end());
+            segments.push(Segment { header, end, indexed: index < first_replayed });
+            if clean && index + 1 == used {
+                active = Some((header, Rc::new(file)));
             } else {
                 close(&dir, file).await?;
             }

@@ -66,8 +66,8 @@ impl Replay {
             } else {
                 self.batch(&header)?;
                 match &mut open {
-                    Some((queue, run)) if *queue == header.queue_key => extend(run, &header),
-                    _ => self.close_run(open.replace((header.queue_key, begin(&header, at)))),
+                    Some((queue, run)) if *queue == header.queue_key => run.extend(&header),
+                    _ => self.close_run(open.replace((header.queue_key, Run::begin(&header, at)))),
                 }
             }
             at = at.plus(len as u64);
@@ -130,20 +130,4 @@ impl Replay {
         })?;
         if is_good { Ok(()) } else { Err(RecordError::Field { field: "snapshot entry", value: 0 }.into()) }
     }
-}
-
-fn begin(header: &BatchHeader, position: Position) -> Run {
-    Run {
-        base_offset: header.base_offset,
-        position,
-        last_time_ms: header.append_time_ms,
-        record_count: header.record_count,
-        bytes: header.length,
-    }
-}
-
-fn extend(run: &mut Run, header: &BatchHeader) {
-    run.last_time_ms = header.append_time_ms;
-    run.record_count = run.record_count.saturating_add(header.record_count);
-    run.bytes = run.bytes.saturating_add(header.length);
 }

@@ -98,16 +98,17 @@ impl<I: Io> CommitLog<I> {
     }
 
     async fn prepare_at(&self, position: Position, bytes: u64) -> Result<Prepared<I>, PrepareError> {
-        self.inner.hurry.set(false);
+        let _busy = self.busy();
         let (log, sync_dir) = {
             let core = self.inner.core.borrow();
+            self.inner.hurry.set(core.closing != Closing::No);
             (core.log, !core.options.hazards.no_dir_sync)
         };
         let created_ms = self.inner.io.wall_ms();
         let header = SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms };
         let how = Preparation { hurry: &self.inner.hurry, sync_dir };
-        let (file, fill) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
-        Ok(Prepared { header, file: Rc::new(file), late: fill == Fill::Reserved })
+        let (file, content) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
+        Ok(Prepared { header, file: Rc::new(file), late: content == Fill::Reserved })
     }
 
     fn could_not_prepare(&self, position: Position, error: &PrepareError) {

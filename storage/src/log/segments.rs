@@ -65,10 +65,9 @@ impl Segments {
         }
     }
 
-    /// The runs of segments before this position are in index files.
-    pub(crate) fn indexed_to(&self) -> Position {
-        let unindexed = self.list.iter().find(|segment| !segment.indexed);
-        unindexed.map_or(Position(u64::MAX), |segment| segment.header.position)
+    /// Number of segments that begin before `position` and have their index file.
+    pub(crate) fn before(&self, position: Position) -> usize {
+        self.list.iter().take_while(|segment| segment.indexed && segment.header.position < position).count()
     }
 }
 
@@ -97,6 +96,7 @@ mod tests {
         assert_eq!(segments.first_unindexed().unwrap().header.position, Position(3 << 20));
         segments.set_indexed(Position(3 << 20));
         assert!(segments.first_unindexed().is_none(), "the active one gets its index once it is sealed");
-        assert_eq!(segments.indexed_to(), Position(4 << 20));
+        assert_eq!(segments.before(Position(u64::MAX)), 2);
+        assert_eq!(segments.before(Position(3 << 20)), 1);
     }
 }

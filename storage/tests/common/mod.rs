@@ -1,5 +1,6 @@
 //! What the tests of a whole log share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
 
 use bytes::Bytes;
 use equeue_record::{
