@@ -7,6 +7,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::cli::CpuList;
+
 /// The clock of a run: monotonic, the same for all threads and processes of the machine, ns.
 #[must_use]
 pub fn now_ns() -> u64 {
@@ -93,10 +95,15 @@ pub fn cpu_model() -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Number of CPUs on line.
+/// Number of CPUs on line, whichever of them this thread is bound to.
 #[must_use]
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
+    let online = online.and_then(|list| list.trim().parse::<CpuList>().ok());
+    online.map_or_else(
+        || std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        |CpuList(cpus)| cpus.len(),
+    )
 }
 
 #[cfg(test)]
@@ -130,6 +137,7 @@ mod tests {
             let last = *allowed_cpus().expect("known").last().expect("at least one");
             bind_to(&[last]).expect("allowed");
             assert_eq!(allowed_cpus().expect("known"), [last]);
+            assert!(cores() > last, "those of the machine, not of the thread");
             assert!(bind_to(&[100_000]).is_err());
         })
         .join()

@@ -36,7 +36,7 @@ struct Slot {
     /// When it was sent.
     sent_ns: u64,
     sequence: u64,
-    bytes: usize,
+    bytes: u32,
 }
 
 /// The window of one producer.
@@ -135,7 +135,7 @@ impl Ledger {
         let sequence = flight.sent;
         flight.sent += 1;
         let slot = flight.slots.get_mut(index as usize)?;
-        *slot = Slot { due_ns, sent_ns, sequence, bytes };
+        *slot = Slot { due_ns, sent_ns, sequence, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) };
         if let Some(lateness) = self.tally.lateness.as_mut().filter(|_| self.span.contains(due_ns)) {
             lateness.record(sent_ns.saturating_sub(due_ns));
         }
@@ -170,7 +170,7 @@ impl Ledger {
         tally.last_ns = now_ns;
         if self.span.contains(now_ns) {
             tally.acknowledged += 1;
-            tally.bytes += slot.bytes as u64;
+            tally.bytes += u64::from(slot.bytes);
         }
         if self.span.contains(slot.due_ns) {
             let latency_ns = now_ns.saturating_sub(slot.due_ns);

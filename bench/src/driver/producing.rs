@@ -94,6 +94,7 @@ impl Sender {
         let quota = self.load.messages.map(|total| share(total, self.number, self.load.producers));
         let (mut turn, mut counted) = (0, 0);
         let mut size = self.pool.next_size();
+        self.alarm.at(start_ns).await?;
         while quota.is_none_or(|quota| counted < quota) {
             let now = now_ns();
             let due = schedule.map_or(now, |schedule| schedule.due_ns(turn));
