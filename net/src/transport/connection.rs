@@ -121,6 +121,7 @@ pub struct Connection {
     state: RefCell<(State, Option<CloseReason>)>,
     reader: Wake,
     writer: Wake,
+    room: Wake,
     /// When the reading task last read, or a limit last kept it from reading.
     pub(super) last_read: Cell<Instant>,
     /// Since when the socket takes nothing.
@@ -146,6 +147,7 @@ impl Connection {
             state: RefCell::new((State::Open, None)),
             reader: Wake::default(),
             writer: Wake::default(),
+            room: Wake::default(),
             last_read: Cell::new(now),
             blocked_since: Cell::new(None),
             started: now,
@@ -180,6 +182,15 @@ impl Connection {
     /// Whether answers that can wait (fetched data) should be queued now; small answers always may.
     pub fn has_room(&self) -> bool {
         self.queued_bytes() < self.limits.answer_bytes_max
+    }
+
+    /// Waits until [`Connection::has_room`], or the connection is closed. One task may wait at a time.
+    pub async fn room(&self) {
+        poll_fn(|cx| {
+            self.room.register(cx);
+            if self.has_room() || self.is_closed() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Queues what `write` appends: one or more whole frames (see [`frame::put_frame`]). Nothing is sent before
@@ -246,6 +257,7 @@ impl Connection {
         self.socket.shutdown();
         self.reader.wake();
         self.writer.wake();
+        self.room.wake();
     }
 
     /// Reads no more, sends what is queued, then ends the connection.
@@ -368,6 +380,9 @@ impl Connection {
                 self.blocked_since.set(None);
                 if gated && self.may_read() {
                     self.reader.wake();
+                }
+                if self.has_room() {
+                    self.room.wake();
                 }
                 Poll::Ready(Some(count))
             }
