@@ -1,0 +1,88 @@
+//! Fetches: what is asked, gathering it from the queues of this shard, leaving out what a tag filter does not want.
+//! Pure; what reads the log and what waits is elsewhere.
+
+mod filter;
+mod gather;
+
+use std::ops::Range;
+
+use equeue_net::api::{FetchItem, FetchRef};
+use equeue_record::{Offset, QueueKey};
+
+pub use gather::{Gather, Gathered, Lookup, SCAN_BYTES_MAX, Source, Step};
+
+/// One queue of a fetch, with how far it has got.
+#[derive(Clone, Debug)]
+pub struct JobItem {
+    /// Which queue.
+    pub queue: QueueKey,
+    /// Where to go on; moves past what the filter leaves out.
+    pub offset: Offset,
+    /// At most so many bytes of this queue.
+    pub bytes_max: usize,
+    /// Which of the job's tags it is filtered by.
+    tags: Range<usize>,
+    /// The filter has moved `offset` since the client was told.
+    advanced: bool,
+}
+
+/// A fetch on its way.
+#[derive(Clone, Debug)]
+pub struct FetchJob {
+    /// The client's number of it.
+    pub fetch_id: u32,
+    /// At most so many bytes in the answer.
+    pub bytes_max: usize,
+    /// When it is answered though nothing came, ms of the shard's clock.
+    pub deadline_ms: u64,
+    /// The queues.
+    pub items: Vec<JobItem>,
+    /// Tags that items are filtered by.
+    tags: Vec<u32>,
+    /// The item to begin with: turns, so that no queue starves.
+    pub start: usize,
+}
+
+impl FetchJob {
+    /// Takes a request off its frame. `None`: an item names tags that are not there.
+    pub fn read(request: &FetchRef<'_>, bytes_max: usize, deadline_ms: u64, start: usize) -> Option<Self> {
+        let mut items = Vec::with_capacity(request.items().len());
+        let mut tags = Vec::new();
+        for item in request.items() {
+            let hashes = request.tags(&item);
+            if hashes.len() != usize::from(item.tags_count) {
+                return None;
+            }
+            let first = tags.len();
+            tags.extend(hashes);
+            items.push(JobItem::new(&item, first..tags.len()));
+        }
+        let bytes_max = usize::try_from(request.bytes_max()).unwrap_or(usize::MAX).min(bytes_max);
+        Some(Self { fetch_id: request.fetch_id(), bytes_max, deadline_ms, items, tags, start })
+    }
+
+    /// The part of it that concerns some of its items, for another shard.
+    #[must_use]
+    pub fn part(&self, items: Vec<JobItem>) -> Self {
+        Self {
+            fetch_id: self.fetch_id,
+            bytes_max: self.bytes_max,
+            deadline_ms: self.deadline_ms,
+            items,
+            tags: self.tags.clone(),
+            start: 0,
+        }
+    }
+
+    /// The queues asked for.
+    pub fn queues(&self) -> impl Iterator<Item = QueueKey> + '_ {
+        self.items.iter().map(|item| item.queue)
+    }
+}
+
+impl JobItem {
+    fn new(item: &FetchItem, tags: Range<usize>) -> Self {
+        let bytes_max = usize::try_from(item.bytes_max).unwrap_or(usize::MAX);
+        Self { queue: item.queue, offset: item.offset, bytes_max, tags, advanced: false }
+    }
+}

@@ -1,0 +1,137 @@
+//! The catalog in use: changed on shard 0, made durable in log 0, then given to every shard.
+//!
+//! **Invariant**: a shard uses a catalog only once it is durable, and its queues are open before anyone is told of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use equeue_net::Code;
+use equeue_net::api::Status;
+use equeue_storage::io::Io as _;
+use equeue_storage::log::{AppendError, AtomicPart};
+
+use super::call::Call;
+use super::mesh::Pool;
+use super::state::Shard;
+use crate::broker::Phase;
+use crate::catalog::{Catalog, CatalogError, Change, Plan, QueueHome};
+use crate::handler::{RETRY_MS, fetch};
+use crate::state_key;
+
+/// Changes that may wait for their turn.
+const CHANGES_MAX: usize = 64;
+/// State entries in one atomic append.
+pub(crate) const ENTRIES_MAX: usize = 1024;
+
+/// Reads the catalog from log 0.
+pub(crate) fn load(shard: &Shard) -> Result<Catalog, CatalogError> {
+    let Some(host) = shard.logs.first() else { return Ok(Catalog::default()) };
+    let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for kind in [state_key::QUEUE_COUNTER, state_key::TOPIC] {
+        host.log.state_with_prefix(&[kind], &mut |key, value| entries.push((key.to_vec(), value.to_vec())));
+    }
+    Catalog::load(entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
+}
+
+/// Decides on a change with the catalog as it then is, makes it durable and gives it to all shards. Only on shard 0, in
+/// a task that nobody cancels.
+///
+/// # Errors
+/// The status that refuses the change.
+pub(crate) async fn change(shard: &Rc<Shard>, plan: impl FnOnce(&Catalog) -> Plan) -> Result<(), Status> {
+    if shard.catalog_changes.get() >= CHANGES_MAX {
+        return Err(Status::busy(RETRY_MS, "too many changes of topics wait"));
+    }
+    shard.catalog_changes.set(shard.catalog_changes.get() + 1);
+    let result = change_in_turn(shard, plan).await;
+    shard.catalog_changes.set(shard.catalog_changes.get() - 1);
+    result
+}
+
+async fn change_in_turn(shard: &Rc<Shard>, plan: impl FnOnce(&Catalog) -> Plan) -> Result<(), Status> {
+    let _turn = shard.catalog_change.lock().await;
+    let catalog = shard.catalog();
+    let change = match plan(&catalog) {
+        Plan::Unchanged => return Ok(()),
+        Plan::Refused(status) => return Err(status),
+        Plan::Change(change) => change,
+    };
+    store(shard, &change).await.map_err(|error| status_of(&error))?;
+    let next = Arc::new(catalog.with(&change));
+    adopt(shard, Arc::clone(&next));
+    give_to_others(shard, &next).await;
+    shard.changed.set();
+    Ok(())
+}
+
+async fn store(shard: &Shard, change: &Change) -> Result<(), AppendError> {
+    let host = shard.logs.first().expect("shard 0 has log 0");
+    let part = |(key, value): (Vec<u8>, Option<Vec<u8>>)| AtomicPart::State {
+        key: Bytes::from(key),
+        value: value.map(Bytes::from),
+    };
+    let ticket = host.log.append_atomic(change.entries().into_iter().map(part).collect())?;
+    host.log.wait_durable(ticket).await
+}
+
+/// What a client is told when an entry could not be stored.
+pub(crate) fn status_of(error: &AppendError) -> Status {
+    let code = match error {
+        AppendError::Busy { .. } => return Status::busy(RETRY_MS, error.to_string()),
+        AppendError::DiskFull => Code::DiskFull,
+        AppendError::Poisoned { .. } => Code::LogFailed,
+        _ => Code::Internal,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// Tells every other shard, and waits until each uses it.
+pub(crate) async fn give_to_others(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
+    let mut replies = Vec::new();
+    for to in (0..shard.shards()).filter(|to| *to != shard.index) {
+        loop {
+            match shard.mesh.ask(to, Pool::System, Call::SetCatalog(Arc::clone(catalog))) {
+                Ok(reply) => {
+                    replies.push(reply);
+                    break;
+                }
+                Err(_) if shard.broker.phase() == Phase::Stopping => break,
+                Err(_) => shard.io.sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+    for reply in replies {
+        let _ = reply.await; // a shard that is gone needs no catalog
+    }
+}
+
+/// Uses a catalog: opens this shard's new queues, forgets those that are gone.
+pub(crate) fn adopt(shard: &Rc<Shard>, catalog: Arc<Catalog>) {
+    for home in catalog.queues() {
+        if let Some((_, host)) = shard.log_of(home) {
+            host.log.open_queue(home.key);
+        }
+    }
+    let old = shard.replace_catalog(Arc::clone(&catalog));
+    let gone: Vec<QueueHome> =
+        old.queues().filter(|home| catalog.queue(home.key).is_none()).copied().collect();
+    fetch::forget(shard, gone.iter().map(|home| home.key));
+    for home in &gone {
+        forget_offsets(shard, home);
+    }
+}
+
+/// Removes what groups have committed in a queue that is gone. If that fails it costs some bytes and nothing else.
+fn forget_offsets(shard: &Shard, home: &QueueHome) {
+    let Some((_, host)) = shard.log_of(home) else { return };
+    let mut keys = Vec::new();
+    host.log.state_with_prefix(&state_key::group_offsets(home.key), &mut |key, _| keys.push(key.to_vec()));
+    for keys in keys.chunks(ENTRIES_MAX) {
+        let part = |key: &Vec<u8>| AtomicPart::State { key: Bytes::copy_from_slice(key), value: None };
+        if let Err(error) = host.log.append_atomic(keys.iter().map(part).collect()) {
+            tracing::warn!(queue = %home.key, %error, "offsets of a deleted queue stay in the log");
+        }
+    }
+}
