@@ -5,8 +5,8 @@
 
 use equeue_record::{BatchView, Decompressor};
 use equeue_storage::format::{
-    FLUSH_HEADER_LEN, FLUSH_MAGIC, FileName, FlushHeader, Identity, OpenBody, SEGMENT_HEADER_LEN, SEGMENT_MAGIC,
-    SealBody, SegmentHeader, SnapshotPrefix, parse_log_dir_name, read_state,
+    FLUSH_HEADER_LEN, FLUSH_MAGIC, FileName, FlushHeader, Identity, OpenBody, SEGMENT_HEADER_LEN,
+    SEGMENT_MAGIC, SealBody, SegmentHeader, SnapshotPrefix, parse_log_dir_name, read_state,
 };
 use libfuzzer_sys::fuzz_target;
 

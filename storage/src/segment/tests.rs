@@ -468,3 +468,60 @@ fn leftovers_are_removed_and_nothing_else() {
     let removed = io.run(async move { remove_leftovers(&machine, Path::new(DIR)).await.unwrap() }).unwrap();
     assert_eq!((removed, io.paths().len()), (2, 3));
 }
+
+proptest::proptest! {
+    /// Whatever lies behind a suspect: damage exactly when some header of this segment, at its own place and within
+    /// reach, says that more was synced than what lies before the suspect.
+    #[test]
+    fn evidence_counts_exactly_where_it_should(
+        suspect in 1_u64..200,
+        found in proptest::collection::vec((1_u64..250, 0_u64..250, 0_u8..6), 0..8),
+        cuts in proptest::collection::vec(1_usize..64, 0..4),
+    ) {
+        let segment = segment(0, 1);
+        let mut image = vec![0_u8; 1 << 20];
+        let mut expected = false;
+        for (block, durable_to, kind) in found {
+            let position = Position(block * 4096);
+            let header = FlushHeader {
+                kind: FlushKind::Idle,
+                epoch: MasterEpoch(1),
+                position: if kind == 1 { position.plus(4096) } else { position },
+                body_len: 0,
+                span: 4096,
+                body_crc: 0,
+                chain: 0,
+                snapshot: None,
+                time_ms: 0,
+                salt: if kind == 0 { Salt::from_bits(3) } else { segment.salt },
+                durable_to: Position(durable_to.min(block) * 4096),
+                next_salt: None,
+            };
+            let at = usize::try_from(position.0).unwrap();
+            // One for each block: a later one takes the place of an earlier one.
+            image[at..at + 4096].fill(0);
+            image[at..at + FLUSH_HEADER_LEN].copy_from_slice(&header.encode());
+            image[at + 77] ^= u8::from(kind == 2);
+        }
+        for block in suspect..256 {
+            let at = usize::try_from(block * 4096).unwrap();
+            let header = FlushHeader::decode(&image[at..]).ok();
+            expected |= header.is_some_and(|header| {
+                header.salt == segment.salt && header.position.0 == block * 4096 && header.durable_to.0 > suspect * 4096
+            });
+        }
+        let reason = crate::format::FormatError::Magic { what: "flush" };
+        let mut search = TailSearch::new(segment, Position(suspect * 4096), reason);
+        let (begin, end) = search.range();
+        let mut rest = &image[usize::try_from(begin.0).unwrap()..usize::try_from(end.0).unwrap()];
+        let mut at = begin;
+        // In pieces of any size.
+        for blocks in cuts.into_iter().chain([256]) {
+            let (piece, after) = rest.split_at(rest.len().min(blocks * 4096));
+            search.look(at, piece);
+            at = at.plus(piece.len() as u64);
+            rest = after;
+        }
+        proptest::prop_assert_eq!(search.decide(Ending::Open).is_err(), expected);
+    }
+}
