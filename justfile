@@ -1,0 +1,72 @@
+# `just verify` only looks; `just fix` changes files. CI runs the same recipes (.ci/run).
+
+default:
+    @just --list
+
+# Everything that must hold before a change lands.
+verify: fmt-check clippy test doc schema deny
+
+# Formats and applies what clippy can apply.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+fmt-check:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# One process per test where cargo-nextest is there: each executor locks memory of its own.
+test *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace {{ args }}
+        cargo test --workspace --doc
+    else
+        cargo test --workspace {{ args }}
+    fi
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The generated code must be what the schemas give (flatc 25.12.19).
+schema:
+    ./net/schema/generate.sh --check
+
+deny:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if cargo deny --version >/dev/null 2>&1; then
+        cargo deny check licenses bans sources
+    else
+        echo "deny: skipped, cargo-deny is not installed"
+    fi
+
+release:
+    cargo build --release -p equeue
+
+# kill -9 at random moments, under load, with the oracle.
+kill-loop rounds="20": release
+    cargo run --release -p equeue-torture -- kill --rounds {{ rounds }}
+
+# Power cuts of the file system under the broker; needs root and loop devices.
+powercut rounds="20": release
+    cargo run --release -p equeue-torture -- powercut --fs ext4 --rounds {{ rounds }}
+    cargo run --release -p equeue-torture -- powercut --fs xfs --rounds {{ rounds }}
+
+# The null control: without syncs the same test must find losses.
+powercut-null rounds="5": release
+    cargo run --release -p equeue-torture -- powercut --fs ext4 --hazard no-sync --rounds {{ rounds }}
+
+# The standard measurements; each starts a broker of its own.
+bench: release
+    target/release/equeue bench storage
+    target/release/equeue bench produce
+    target/release/equeue bench both --verify
+    target/release/equeue bench latency
+
+# Fuzzes one target of a crate (record, net, storage) for some seconds; needs cargo-fuzz and a nightly toolchain.
+fuzz crate target seconds="60":
+    cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
