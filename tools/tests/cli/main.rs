@@ -1,0 +1,9 @@
+//! The real binary, as an operator uses it: each test has a data directory and ports of its own.
+
+mod basics;
+mod config;
+mod doctor;
+mod harness;
+mod messages;
+mod servers;
+mod topics;
