@@ -341,8 +341,9 @@ mod tests {
     #[test]
     fn no_more_than_five_wait_for_durability() {
         let mut table = ProducerTable::new(10);
-        for n in 0..5 {
-            append(&mut table, &header(0, n, 1), n as u64, n as u64 + 1, 0).unwrap();
+        for n in 0..5_i32 {
+            let offset = u64::from(n.unsigned_abs());
+            append(&mut table, &header(0, n, 1), offset, offset + 1, 0).unwrap();
         }
         assert_eq!(append(&mut table, &header(0, 5, 1), 5, 6, 0), Err(Refusal::InFlight));
         assert_eq!(append(&mut table, &header(0, 5, 1), 5, 6, 1), Ok(Verdict::Append));
@@ -351,8 +352,9 @@ mod tests {
     #[test]
     fn snapshots_hold_durable_batches_only_and_merge_with_what_replay_found() {
         let mut table = ProducerTable::new(10);
-        for n in 0..3 {
-            append(&mut table, &header(0, n, 1), n as u64, n as u64 + 1, 0).unwrap();
+        for n in 0..3_i32 {
+            let offset = u64::from(n.unsigned_abs());
+            append(&mut table, &header(0, n, 1), offset, offset + 1, 0).unwrap();
         }
         let mut bytes = Vec::new();
         assert!(!table.encode_durable(&(42, QUEUE), Ticket(0), &mut bytes), "nothing durable yet");

@@ -140,26 +140,32 @@ mod tests {
         runs
     }
 
-    fn found(runs: &QueueRuns, search: Search) -> Option<Option<u64>> {
-        runs.from(search).map(|mut found| found.next().map(|run| run.base_offset.0))
+    /// What is found: the offset of a run, nothing (`-`), or that it may lie before what is in memory (`?`).
+    fn found(runs: &QueueRuns, search: Search) -> String {
+        match runs.from(search).map(|mut found| found.next().map(|run| run.base_offset)) {
+            Some(Some(offset)) => offset.to_string(),
+            Some(None) => "-".to_owned(),
+            None => "?".to_owned(),
+        }
     }
 
     #[test]
     fn by_offset() {
         let runs = runs();
-        assert_eq!(found(&runs, Search::Offset(Offset(99))), None, "may lie in an older segment");
-        assert_eq!(found(&runs, Search::Offset(Offset(100))), Some(Some(100)));
-        assert_eq!(found(&runs, Search::Offset(Offset(119))), Some(Some(110)));
-        assert_eq!(found(&runs, Search::Offset(Offset(140))), Some(None));
+        let offset = |offset| found(&runs, Search::Offset(Offset(offset)));
+        assert_eq!([offset(99), offset(100), offset(119), offset(140)], ["?", "100", "110", "-"]);
         assert!(QueueRuns::default().from(Search::Offset(Offset(0))).is_none());
     }
 
     #[test]
     fn by_time() {
         let runs = runs();
-        assert_eq!(found(&runs, Search::Time(50)), None, "an older segment may end with that time as well");
-        assert_eq!(found(&runs, Search::Time(51)), Some(Some(110)));
-        assert_eq!(found(&runs, Search::Time(81)), Some(None));
+        let time = |time_ms| found(&runs, Search::Time(time_ms));
+        assert_eq!(
+            [time(50), time(51), time(81)],
+            ["?", "110", "-"],
+            "an older segment may end with time 50 too"
+        );
     }
 
     #[test]

@@ -2,12 +2,14 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
 
+pub(crate) mod oracle;
+
 use bytes::Bytes;
 use equeue_record::{
     BatchBuilder, BatchView, Codec, Decompressor, Offset, ProducerStamp, QueueKey, RecordFields,
 };
 use equeue_storage::io::Io;
-use equeue_storage::log::{CommitLog, LogOptions, ReadBatches};
+use equeue_storage::log::{CommitLog, LogOptions, ReadBatches, ReadError};
 
 /// Small segments and flushes, so that a short test rolls.
 pub(crate) fn small() -> LogOptions {
@@ -62,18 +64,28 @@ pub(crate) fn bodies(answer: &ReadBatches, from: Offset) -> Vec<Vec<u8>> {
 pub(crate) async fn read_all<I: Io>(
     log: &CommitLog<I>,
     queue: QueueKey,
-    mut from: Offset,
+    from: Offset,
     bytes_max: usize,
 ) -> Vec<Vec<u8>> {
+    try_read_all(log, queue, from, bytes_max).await.unwrap()
+}
+
+/// Like [`read_all`], with the first error.
+pub(crate) async fn try_read_all<I: Io>(
+    log: &CommitLog<I>,
+    queue: QueueKey,
+    mut from: Offset,
+    bytes_max: usize,
+) -> Result<Vec<Vec<u8>>, ReadError> {
     let mut all = Vec::new();
     loop {
         let answer = match log.read_cached(queue, from, bytes_max) {
-            Some(answer) => answer.unwrap(),
-            None => log.read(queue, from, bytes_max).await.unwrap(),
+            Some(answer) => answer?,
+            None => log.read(queue, from, bytes_max).await?,
         };
         if answer.pieces.is_empty() {
             assert_eq!(answer.next_offset, from);
-            return all;
+            return Ok(all);
         }
         all.extend(bodies(&answer, from));
         from = answer.next_offset;

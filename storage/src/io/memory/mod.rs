@@ -189,6 +189,15 @@ impl MemoryIo {
         Self::with_disk(seed, disk)
     }
 
+    /// A new machine as after a kill of the process: all tasks are gone, the file system is what it was, and what was
+    /// not synced still is not. This one can be used no more.
+    #[must_use]
+    pub fn after_kill(&self) -> Self {
+        self.world.is_off.set(true);
+        self.world.executor.drop_tasks();
+        Self::with_disk(0, self.world.disk.take())
+    }
+
     /// Calls begun so far: the number of the next one.
     pub fn calls(&self) -> u64 {
         self.world.calls.get()
