@@ -30,7 +30,7 @@ fn state(value: &str) -> Vec<AtomicPart> {
 /// Appends until the disk is full; gives the number of messages that were acknowledged.
 async fn fill(log: &CommitLog<MemoryIo>, mut sent: u64) -> u64 {
     loop {
-        match log.append(QUEUE, batch(&[&sent.to_le_bytes(), &[1; 50_000]])) {
+        match log.append(QUEUE, batch(&[&sent.to_le_bytes(), &vec![1; 50_000]])) {
             Ok(appended) => {
                 sent += 1;
                 log.wait_durable(appended.ticket).await.unwrap();

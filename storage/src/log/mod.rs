@@ -29,6 +29,7 @@ mod seal;
 mod segments;
 mod snapshot;
 mod stats;
+mod survey;
 mod wait;
 
 use std::cell::{Cell, RefCell};

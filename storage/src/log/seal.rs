@@ -12,7 +12,7 @@ use super::{CommitLog, ReadError};
 use crate::format::{Chain, FLUSH_HEADER_LEN, FlushKind, index_name, segment_name};
 use crate::index::{Entry, IndexError, IndexWriter, Lookup, Run, Search};
 use crate::io::Io;
-use crate::segment::{BodyError, Ending, ScanError, ScanRules, scan_segment};
+use crate::segment::{BodyError, Ending, FirstFlush, ScanError, ScanRules, find_flush, scan_segment};
 use crate::types::Position;
 
 /// Runs that a search brings along.
@@ -193,7 +193,7 @@ impl<I: Io> CommitLog<I> {
         let path = self.inner.dir.join(segment_name(header.position));
         let io_error = |position, source| ReadError::Io { path: path.clone(), position, source };
         let file = self.file_of(segment).await.map_err(|source| io_error(header.position, source))?;
-        let ending = if segment.end == header.end() { Ending::Sealed } else { Ending::At(segment.end) };
+        let ending = self.ending_of(segment).await.map_err(|source| io_error(header.position, source))?;
         let mut entries = Vec::new();
         let from = Chain::unlinked(header.first_flush());
         scan_segment(&self.inner.io, &file, &header, from, ending, ScanRules::default(), |flush, body| {
@@ -215,6 +215,31 @@ impl<I: Io> CommitLog<I> {
             },
         })?;
         Ok(entries)
+    }
+}
+
+impl<I: Io> CommitLog<I> {
+    /// How a closed segment ends: known when it was replayed, else told by what the log went on with.
+    async fn ending_of(&self, segment: &Segment) -> io::Result<Ending> {
+        if segment.end < segment.header.end() {
+            return Ok(Ending::At(segment.end));
+        }
+        let mut at = segment.header.end();
+        loop {
+            let next = self.inner.core.borrow().segments.containing(at).copied();
+            let Some(next) = next else { return Ok(Ending::Sealed) };
+            let file = self.file_of(&next).await?;
+            match find_flush::<I>(&file, &next.header).await {
+                Ok(FirstFlush::Open(open)) => {
+                    return Ok(Ending::At(open.previous_end.max(segment.header.position)));
+                }
+                Ok(FirstFlush::Nothing) => at = next.header.end(),
+                Ok(FirstFlush::Other) | Err(ScanError::Damaged { .. } | ScanError::Header(_)) => {
+                    return Ok(Ending::Sealed);
+                }
+                Err(ScanError::Io { source, .. }) => return Err(source),
+            }
+        }
     }
 }
 

@@ -1,0 +1,259 @@
+//! Any sequence of operations on a log gives what it gives on a `Vec`.
+//!
+//! Operations: appends of all sizes, atomic units, state entries, reads from anywhere, searches by time, pauses,
+//! restarts in order, power cuts. After a power cut the log must hold a prefix of what was appended that is at least as
+//! long as what was acknowledged.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use common::oracle::{DIR, options};
+use common::{batch, bodies, read_all};
+use equeue_record::{Offset, QueueKey};
+use equeue_storage::io::Io as _;
+use equeue_storage::io::memory::{MemoryIo, Survivors};
+use equeue_storage::log::{AppendError, AtomicPart, CommitLog, Hazards};
+use equeue_storage::{LogId, Ticket};
+use proptest::prelude::*;
+
+const QUEUES: u64 = 3;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Queue, bytes of a body, records.
+    Append(u64, usize, usize),
+    /// Bytes of the bodies in two queues.
+    Unit(usize, usize),
+    State(u8, Option<u8>),
+    Wait,
+    /// Queue, where in it (per mille), bytes.
+    Read(u64, u64, usize),
+    Time(u64, u64),
+    Pause(u64),
+    Restart,
+    PowerCut(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let size = prop_oneof![4 => 0_usize..300, 2 => 300_usize..20_000, 1 => 20_000_usize..91_000];
+    prop_oneof![
+        8 => (0..QUEUES, size, 1_usize..4).prop_map(|(queue, bytes, records)| Op::Append(queue, bytes / records, records)),
+        2 => (0_usize..40_000, 0_usize..40_000).prop_map(|(one, two)| Op::Unit(one, two)),
+        2 => (0_u8..4, prop::option::of(any::<u8>())).prop_map(|(key, value)| Op::State(key, value)),
+        3 => Just(Op::Wait),
+        4 => (0..QUEUES, 0_u64..1001, 1_usize..300_000).prop_map(|(queue, at, bytes)| Op::Read(queue, at, bytes)),
+        1 => (0..QUEUES, 0_u64..1000).prop_map(|(queue, at)| Op::Time(queue, at)),
+        1 => (0_u64..400).prop_map(Op::Pause),
+        1 => Just(Op::Restart),
+        1 => any::<u64>().prop_map(Op::PowerCut),
+    ]
+}
+
+/// What the log should hold.
+#[derive(Default)]
+struct Model {
+    /// Bodies and append times of each queue.
+    queues: BTreeMap<u64, Vec<(Vec<u8>, i64)>>,
+    /// Of these: how many were acknowledged.
+    durable: BTreeMap<u64, usize>,
+    /// Changes of state by ticket, and what was acknowledged.
+    state_sent: Vec<(Ticket, u8, Option<u8>)>,
+    state: BTreeMap<u8, u8>,
+    last: Ticket,
+    counter: u64,
+}
+
+impl Model {
+    fn bodies(&mut self, bytes: usize, records: usize) -> Vec<Vec<u8>> {
+        (0..records)
+            .map(|_| {
+                self.counter += 1;
+                let mut body = self.counter.to_le_bytes().to_vec();
+                body.resize(bytes.max(8), 7);
+                body
+            })
+            .collect()
+    }
+
+    /// Everything appended so far was acknowledged.
+    fn all_durable(&mut self) {
+        for (queue, appended) in &self.queues {
+            self.durable.insert(*queue, appended.len());
+        }
+        for (_, key, value) in self.state_sent.drain(..) {
+            match value {
+                Some(value) => self.state.insert(key, value),
+                None => self.state.remove(&key),
+            };
+        }
+    }
+}
+
+struct Run {
+    io: MemoryIo,
+    log: CommitLog<MemoryIo>,
+}
+
+async fn open(io: MemoryIo) -> CommitLog<MemoryIo> {
+    let (log, _) = CommitLog::open(io, DIR.into(), LogId(0), options(Hazards::default())).await.unwrap();
+    (0..QUEUES).for_each(|queue| log.open_queue(QueueKey(1 + queue)));
+    log
+}
+
+fn append(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, bytes: usize, records: usize) {
+    let bodies = model.borrow_mut().bodies(bytes, records);
+    let bytes = batch(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let appended = log.append(QueueKey(1 + queue), bytes).unwrap();
+    let mut model = model.borrow_mut();
+    model.last = appended.ticket;
+    let known = model.queues.entry(queue).or_default();
+    assert_eq!(appended.base_offset, Offset(known.len() as u64));
+    assert!(known.last().is_none_or(|(_, before)| *before <= appended.append_time_ms));
+    known.extend(bodies.into_iter().map(|body| (body, appended.append_time_ms)));
+}
+
+fn unit(log: &CommitLog<MemoryIo>, model: &mut Model, one: usize, two: usize) {
+    let bodies = [model.bodies(one, 1).remove(0), model.bodies(two, 1).remove(0)];
+    let part = |queue: u64| AtomicPart::Batch {
+        queue: QueueKey(1 + queue),
+        batch: batch(&[&bodies[usize::try_from(queue).unwrap()]]),
+    };
+    match log.append_atomic(vec![part(0), part(1)]) {
+        Ok(ticket) => {
+            model.last = ticket;
+            for (queue, body) in (0..).zip(bodies) {
+                // Units have no answer with a time; they are left out of searches by time.
+                let known = model.queues.entry(queue).or_default();
+                let time_ms = known.last().map_or(0, |(_, time_ms)| *time_ms);
+                known.push((body, time_ms));
+            }
+        }
+        Err(error) => assert!(matches!(error, AppendError::TooLarge { .. }), "{error}"),
+    }
+}
+
+fn state(log: &CommitLog<MemoryIo>, model: &mut Model, key: u8, value: Option<u8>) {
+    let part = AtomicPart::State { key: vec![key].into(), value: value.map(|value| vec![value].into()) };
+    let ticket = log.append_atomic(vec![part]).unwrap();
+    model.last = ticket;
+    model.state_sent.push((ticket, key, value));
+}
+
+async fn read(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, at: u64, bytes: usize) {
+    let end = log.bounds(QueueKey(1 + queue)).unwrap().durable_end.0;
+    let from = Offset(end * at.min(1000) / 1000);
+    let answer = log.read(QueueKey(1 + queue), from, bytes).await.unwrap();
+    let found = bodies(&answer, from);
+    assert_eq!(found.is_empty(), from.0 == end, "something is given unless the end is reached");
+    assert!(answer.pieces.len() < 2 || answer.bytes <= bytes, "about what was asked for");
+    let model = model.borrow();
+    for (offset, body) in (from.0..).zip(found) {
+        assert_eq!(model.queues[&queue][usize::try_from(offset).unwrap()].0, body);
+    }
+}
+
+/// The whole log against the model. What was not acknowledged may be missing at the end.
+async fn compare(log: &CommitLog<MemoryIo>, model: &RefCell<Model>) {
+    for queue in 0..QUEUES {
+        let found = read_all(log, QueueKey(1 + queue), Offset(0), 150_000).await;
+        let mut model = model.borrow_mut();
+        let durable = model.durable.get(&queue).copied().unwrap_or_default();
+        let known = model.queues.entry(queue).or_default();
+        assert!(found.len() >= durable && found.len() <= known.len());
+        known.truncate(found.len());
+        assert!(known.iter().map(|(body, _)| body).eq(&found), "queue {queue}");
+        let all = known.len();
+        model.durable.insert(queue, all);
+    }
+    let mut found = BTreeMap::new();
+    log.state_with_prefix(b"", &mut |key, value| {
+        found.insert(key[0], value[0]);
+    });
+    let mut model = model.borrow_mut();
+    // Some prefix of what was sent after the last acknowledgement.
+    let sent = std::mem::take(&mut model.state_sent);
+    let mut possible = vec![model.state.clone()];
+    for (_, key, value) in sent {
+        let mut next = possible.last().unwrap().clone();
+        match value {
+            Some(value) => next.insert(key, value),
+            None => next.remove(&key),
+        };
+        possible.push(next);
+    }
+    assert!(possible.contains(&found), "{found:?} is none of {possible:?}");
+    model.state = found;
+}
+
+async fn step(run: &mut Run, model: &RefCell<Model>, op: Op) {
+    let log = &run.log;
+    match op {
+        Op::Append(queue, bytes, records) => append(log, model, queue, bytes, records),
+        Op::Unit(one, two) => unit(log, &mut model.borrow_mut(), one, two),
+        Op::State(key, value) => state(log, &mut model.borrow_mut(), key, value),
+        Op::Wait => {
+            let last = model.borrow().last;
+            log.wait_durable(last).await.unwrap();
+            model.borrow_mut().all_durable();
+        }
+        Op::Read(queue, at, bytes) => read(log, model, queue, at, bytes).await,
+        Op::Time(queue, at) => {
+            let end = log.bounds(QueueKey(1 + queue)).unwrap().durable_end;
+            assert_eq!(log.offset_at_time(QueueKey(1 + queue), i64::MAX).await.unwrap(), end);
+            let found = log.offset_at_time(QueueKey(1 + queue), i64::try_from(at).unwrap()).await.unwrap();
+            assert_eq!(found, Offset(0), "everything is later than 1970");
+        }
+        Op::Pause(ms) => run.io.sleep(Duration::from_millis(ms)).await,
+        Op::Restart => {
+            log.close().await.unwrap();
+            model.borrow_mut().all_durable();
+            run.log = open(run.io.clone()).await;
+            compare(&run.log, model).await;
+            model.borrow_mut().last = Ticket(0);
+        }
+        Op::PowerCut(_) => unreachable!("the caller does it"),
+    }
+}
+
+fn check(seed: u64, ops: &[Op]) {
+    let mut io = MemoryIo::new(seed).with_dir("/data");
+    let model = Rc::new(RefCell::new(Model::default()));
+    let lives = ops.split_inclusive(|op| matches!(op, Op::PowerCut(_)));
+    for life in lives {
+        let (life, kept, machine) = (life.to_vec(), Rc::clone(&model), io.clone());
+        let cut = io
+            .run(async move {
+                let log = open(machine.clone()).await;
+                compare(&log, &kept).await;
+                kept.borrow_mut().last = Ticket(0);
+                let mut run = Run { io: machine, log };
+                for op in life {
+                    if let Op::PowerCut(seed) = op {
+                        return Some(seed);
+                    }
+                    step(&mut run, &kept, op).await;
+                }
+                run.log.close().await.unwrap();
+                None
+            })
+            .unwrap();
+        if let Some(seed) = cut {
+            io = io.after_power_cut(Survivors::Random(seed));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_is_a_vec_per_queue(seed: u64, ops in prop::collection::vec(op(), 1..120)) {
+        check(seed, &ops);
+    }
+}
