@@ -45,6 +45,8 @@ pub(crate) enum BatchStep {
     },
     /// It is not stored now; send the same bytes again.
     Again,
+    /// It may be stored or not; send the same bytes again.
+    Unclear,
     /// It is not stored here; look at the route, then send the same bytes again.
     Reroute,
     /// The broker waits for another sequence, or knows nothing of this producer.
@@ -60,6 +62,8 @@ impl BatchStep {
             Code::Ok => Self::Stored { duplicate: false },
             Code::Duplicate => Self::Stored { duplicate: true },
             Code::SequenceGap | Code::UnknownProducer => Self::OutOfSequence,
+            // The write or the sync failed: what of it lies on the disk is known after the restart.
+            Code::LogFailed => Self::Unclear,
             _ => match code.remedy() {
                 Remedy::Retry => Self::Again,
                 Remedy::RefreshRoute => Self::Reroute,
@@ -96,9 +100,8 @@ mod tests {
                 Code::Ok => assert_eq!(step, BatchStep::Stored { duplicate: false }),
                 Code::Duplicate => assert_eq!(step, BatchStep::Stored { duplicate: true }),
                 Code::SequenceGap | Code::UnknownProducer => assert_eq!(step, BatchStep::OutOfSequence),
-                Code::Busy | Code::DiskFull | Code::LogFailed | Code::NotReady => {
-                    assert_eq!(step, BatchStep::Again);
-                }
+                Code::Busy | Code::DiskFull | Code::NotReady => assert_eq!(step, BatchStep::Again),
+                Code::LogFailed => assert_eq!(step, BatchStep::Unclear),
                 Code::NotOwner | Code::QueueNotFound | Code::QueueSealed => {
                     assert_eq!(step, BatchStep::Reroute);
                 }

@@ -198,11 +198,12 @@ impl Outbox {
         self.remove(number)
     }
 
-    /// The broker did not store it now; nothing is sent again before `not_before`.
-    pub(crate) fn again(&mut self, number: u64, not_before: Instant) {
+    /// The broker did not store it now, or (`unclear`) cannot tell; nothing is sent again before `not_before`.
+    pub(crate) fn again(&mut self, number: u64, not_before: Instant, unclear: bool) {
         self.not_before = Some(not_before);
         if let Some(sent) = self.find(number) {
             sent.on_wire = false;
+            sent.unknown |= unclear;
         }
     }
 
@@ -373,7 +374,7 @@ mod tests {
         let mut outbox = outbox();
         let sent = three(&mut outbox, now);
         let later = now + Duration::from_millis(50);
-        outbox.again(sent[0].number, later);
+        outbox.again(sent[0].number, later, false);
         outbox.out_of_sequence(sent[1].number);
         assert!(outbox.settle().is_empty());
         assert!(outbox.resend(later).is_none(), "the third is still on its way");
@@ -412,7 +413,7 @@ mod tests {
         let sent = three(&mut outbox, now);
         outbox.lost(sent[0].number);
         outbox.lost(sent[1].number);
-        outbox.again(sent[2].number, now);
+        outbox.again(sent[2].number, now, false);
         let late = now + limit;
         let expired = outbox.expire(late, limit);
         assert_eq!(expired.iter().map(|expired| expired.unknown).collect::<Vec<_>>(), [true, true, false]);
@@ -432,7 +433,7 @@ mod tests {
         let young: Vec<ToSend> = (0..2).map(|_| outbox.freeze(batch(1, now + limit / 2)).unwrap()).collect();
         outbox.lost(old.number);
         outbox.lost(young[0].number);
-        outbox.again(young[1].number, now);
+        outbox.again(young[1].number, now, false);
         assert_eq!(outbox.expire(now + limit, limit).len(), 1);
         let failed = outbox.settle();
         assert_eq!(failed.len(), 1, "the unknown one cannot go into the new epoch");

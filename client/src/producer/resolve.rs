@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use equeue_net::api::CreateTopic;
 use rand::seq::SliceRandom as _;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::shared::Shared;
+use crate::retry::Backoff;
 use crate::routes::{Topic, with_causes};
 use crate::{ClientError, SendError};
+
+/// Longest pause between two attempts while nobody can be asked.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Makes the topic's queues known to the producer, within `patience`.
 pub(crate) async fn find_route(
@@ -20,11 +24,15 @@ pub(crate) async fn find_route(
 ) -> Result<(), SendError> {
     let failed = |reason: Arc<str>| SendError::NoRoute { topic: topic.into(), reason };
     let finding = async {
+        let mut backoff = Backoff::new(PAUSE_MAX);
         loop {
             match find(shared, topic).await {
                 Ok(route) => return Ok(route),
                 // The cluster cannot be asked at the moment; the message waits for it as for any other answer.
-                Err(error) if error.is_transient() => debug!(topic, %error, "no route yet"),
+                Err(error) if error.is_transient() => {
+                    debug!(topic, %error, "no route yet");
+                    sleep(backoff.pause()).await;
+                }
                 Err(error) => return Err(failed(with_causes(&error))),
             }
         }
@@ -52,10 +60,16 @@ async fn find(shared: &Arc<Shared>, topic: &str) -> Result<Arc<Topic>, ClientErr
         // Looked for first: another producer may have created it a moment ago.
         routes.want(topic);
         routes.round().await?;
-        if !routes.load().topics.contains_key(topic)
-            && let Err(error) = create(shared, topic).await
-        {
-            debug!(topic, %error, "the topic was not created");
+        if !routes.load().topics.contains_key(topic) {
+            match create(shared, topic).await {
+                Ok(()) => {}
+                // Not here, or not now: somebody else may create it meanwhile.
+                Err(error @ ClientError::Refused { .. }) => {
+                    debug!(topic, %error, "the topic was not created")
+                }
+                // No broker could be asked.
+                Err(error) => return Err(error),
+            }
         }
     }
     routes.resolve(topic).await

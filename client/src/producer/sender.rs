@@ -307,12 +307,13 @@ impl Sender {
                     self.tell(settled, Ok(self.receipt(queue, &outcome, duplicate)));
                 }
             }
-            BatchStep::Again | BatchStep::Reroute => {
+            BatchStep::Again | BatchStep::Unclear | BatchStep::Reroute => {
                 let pause = match outcome.retry_after_ms {
                     0 => self.backoff.pause(),
                     told => Duration::from_millis(told.into()).min(self.shared.options.send_timeout),
                 };
-                queue.outbox().again(number, Instant::now() + pause);
+                let not_before = Instant::now() + pause;
+                queue.outbox().again(number, not_before, step == BatchStep::Unclear);
                 if step == BatchStep::Reroute {
                     self.shared.client.routes.suspect(&queue.topic);
                 }
