@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use equeue_client::{Consumer, ReceivedBatch};
 use equeue_record::RecordError;
+use tokio::sync::watch;
 
 use super::ledger::Span;
-use super::outcome_name;
+use super::{Stage, outcome_name};
 use crate::histogram::Latencies;
 use crate::machine::now_ns;
 use crate::verify::Verifier;
@@ -19,6 +20,11 @@ use crate::workload::Stamp;
 const PULL_WAIT: Duration = Duration::from_millis(500);
 /// Pause after a failed pull.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes that a consumer may hold that were not pulled: the client's default.
+pub(crate) const PREFETCH_BYTES: usize = 8 << 20;
+/// Time between two looks at what a consumer owns.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a thread's consumers came to.
 #[derive(Debug)]
@@ -33,8 +39,14 @@ pub(crate) struct ConsumeTally {
     pub received: u64,
     /// Bytes of the bodies of `received`.
     pub bytes: u64,
+    /// Of these, the messages that may have been fetched before the clock started, and their bytes.
+    pub prefetched: u64,
+    /// Bytes of the bodies of `prefetched`.
+    pub prefetched_bytes: u64,
     /// Time of the first batch.
     pub first_ns: Option<u64>,
+    /// Time of the first batch that was not prefetched.
+    pub first_fetched_ns: Option<u64>,
     /// Time of the last batch.
     pub last_ns: u64,
     /// Queues that the thread's consumers own, by consumer.
@@ -51,7 +63,10 @@ impl ConsumeTally {
             recent: recent.then(Latencies::new),
             received: 0,
             bytes: 0,
+            prefetched: 0,
+            prefetched_bytes: 0,
             first_ns: None,
+            first_fetched_ns: None,
             last_ns: 0,
             assigned: BTreeMap::new(),
             errors: BTreeMap::new(),
@@ -87,6 +102,8 @@ impl QueueProgress {
 pub(crate) struct Receiving {
     /// The run whose messages are received.
     pub run: u32,
+    /// The topic was filled before: consumers own their queues before the clock starts, but wait for it.
+    pub drains: bool,
     /// Messages of other runs do not count.
     pub own_only: bool,
     /// Bodies carry the time at which they were sent, by this run's clock.
@@ -103,11 +120,17 @@ pub(crate) async fn consume(
     index: u32,
     receiving: Arc<Receiving>,
     tally: Arc<Mutex<ConsumeTally>>,
+    mut stage: watch::Receiver<Stage>,
 ) {
+    let mut prefetched = 0;
+    if receiving.drains {
+        prefetched = PREFETCH_BYTES as u64;
+        wait_for_start(&consumer, index, &tally, &mut stage).await;
+    }
     loop {
         match consumer.pull_batch(PULL_WAIT).await {
             Ok(Some(mut batch)) => {
-                if let Err(error) = take(&mut batch, &receiving, &tally) {
+                if let Err(error) = take(&mut batch, &receiving, &tally, &mut prefetched) {
                     tracing::warn!(%error, "a batch cannot be read");
                     count_error(&tally, outcome_name(&error));
                 }
@@ -125,6 +148,20 @@ pub(crate) async fn consume(
     }
 }
 
+/// Owns queues, pulls nothing.
+async fn wait_for_start(
+    consumer: &Consumer,
+    index: u32,
+    tally: &Mutex<ConsumeTally>,
+    stage: &mut watch::Receiver<Stage>,
+) {
+    while matches!(*stage.borrow(), Stage::Prepare) {
+        let owned = consumer.positions().len();
+        tally.lock().unwrap_or_else(PoisonError::into_inner).assigned.insert(index, owned);
+        let _ = tokio::time::timeout(LOOK_EVERY, stage.changed()).await;
+    }
+}
+
 fn count_error(tally: &Mutex<ConsumeTally>, name: String) {
     *tally.lock().unwrap_or_else(PoisonError::into_inner).errors.entry(name).or_insert(0) += 1;
 }
@@ -134,6 +171,7 @@ fn take(
     batch: &mut ReceivedBatch,
     receiving: &Receiving,
     tally: &Mutex<ConsumeTally>,
+    prefetched: &mut u64,
 ) -> Result<(), RecordError> {
     let now = now_ns();
     let queue = batch.queue();
@@ -170,9 +208,17 @@ fn take(
     }
     let Some(first) = first.filter(|_| own) else { return Ok(()) };
     let fresh = receiving.progress.advance(queue, first, next);
+    let bytes = if fresh >= records { bytes } else { bytes * fresh / records.max(1) };
     tally.received += fresh;
-    tally.bytes += if fresh >= records { bytes } else { bytes * fresh / records.max(1) };
+    tally.bytes += bytes;
     tally.first_ns.get_or_insert(now);
+    if *prefetched > 0 {
+        *prefetched = prefetched.saturating_sub(bytes);
+        tally.prefetched += fresh;
+        tally.prefetched_bytes += bytes;
+    } else {
+        tally.first_fetched_ns.get_or_insert(now);
+    }
     tally.last_ns = now;
     Ok(())
 }

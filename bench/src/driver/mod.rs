@@ -84,7 +84,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Only consumers: they start when the clock does.
+    /// Only consumers, of a backlog.
     const fn drains(&self) -> bool {
         self.producers == 0
     }
@@ -167,6 +167,7 @@ pub(crate) async fn drive(
     let receiving = Arc::new(Receiving {
         run: load.run,
         timed: !load.drains() && load.sizes.carries_stamp(),
+        drains: load.drains(),
         own_only: load.own_only && load.sizes.carries_stamp(),
         progress: QueueProgress::new(),
         verifier: verifier.map(Mutex::new),
@@ -202,12 +203,7 @@ pub(crate) async fn drive(
         .and_then(|receiving| receiving.verifier)
         .map(|verifier| verifier.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
     let outcome = watcher.outcome();
-    // Before the first message of a backlog comes, its consumers join their group and compute nothing.
-    let drained_ns = load.drains().then(|| watcher::nanos(Duration::from_secs_f64(outcome.count.seconds)));
-    let busiest = busy_ns
-        .iter()
-        .map(|busy| watcher::ratio(busy.cpu_ns, drained_ns.unwrap_or(busy.wall_ns)))
-        .fold(0.0, f64::max);
+    let busiest = busy_ns.iter().map(|busy| watcher::ratio(busy.cpu_ns, busy.wall_ns)).fold(0.0, f64::max);
     Ok(Outcome { verifier, busiest, ..outcome })
 }
 

@@ -10,7 +10,7 @@ use equeue_client::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::consuming::{ConsumeTally, Receiving, consume};
+use super::consuming::{ConsumeTally, PREFETCH_BYTES, Receiving, consume};
 use super::ledger::{Ledger, Span};
 use super::producing::{Sender, settle_in};
 use super::{Event, Load, Stage};
@@ -82,16 +82,10 @@ async fn drive_part(
         senders.push(sender);
     }
     let mut receivers = JoinSet::new();
-    let early = !load.drains();
-    if early {
-        start_consumers(&mut clients, &mut receivers, receiving, part).await?;
-    }
+    start_consumers(&mut clients, &mut receivers, receiving, part, &stage).await?;
     let _ = events.send(Event::Prepared);
     let Some((start_ns, span)) = wait_for_start(&mut stage).await else { return Ok(Busy::default()) };
     let (wall, cpu) = (machine::now_ns(), machine::thread_cpu_ns());
-    if !early {
-        start_consumers(&mut clients, &mut receivers, receiving, part).await?;
-    }
     let mut sending: JoinSet<Result<()>> =
         senders.into_iter().map(|sender| sender.run(start_ns, span)).collect();
     let produced = async {
@@ -120,10 +114,12 @@ async fn start_consumers(
     receivers: &mut JoinSet<()>,
     receiving: &Arc<Receiving>,
     part: &Part,
+    stage: &watch::Receiver<Stage>,
 ) -> Result<()> {
     for number in &part.consumers {
         let consumer = clients.consumer(*number).await?;
-        receivers.spawn(consume(consumer, *number, Arc::clone(receiving), Arc::clone(&part.tally)));
+        let (receiving, tally) = (Arc::clone(receiving), Arc::clone(&part.tally));
+        receivers.spawn(consume(consumer, *number, receiving, tally, stage.clone()));
     }
     Ok(())
 }
@@ -190,6 +186,7 @@ impl Clients {
             topics: vec![Subscription::all(self.load.topic.clone())],
             start: self.load.start,
             instance: format!("bench-{number}"),
+            prefetch_bytes: PREFETCH_BYTES,
             ..ConsumerOptions::default()
         };
         client.consumer(options).await.context("starting a consumer")

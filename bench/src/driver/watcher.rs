@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::consuming::ConsumeTally;
 use super::ledger::Span;
 use super::thread::Part;
 use super::{Event, Load, Outcome, Stage};
@@ -38,7 +39,9 @@ struct Sums {
     received: u64,
     last_acknowledged_ns: u64,
     last_received_ns: u64,
+    prefetched: u64,
     first_received_ns: Option<u64>,
+    first_fetched_ns: Option<u64>,
 }
 
 /// CPU time of both sides.
@@ -149,7 +152,7 @@ impl<'a> Watcher<'a> {
             }
             self.meter.check_alive()?;
         }
-        if self.load.drains() || self.load.consumers == 0 {
+        if self.load.consumers == 0 {
             return Ok(());
         }
         let deadline = Instant::now() + ASSIGNED_WITHIN;
@@ -266,10 +269,9 @@ impl<'a> Watcher<'a> {
             let tally = lock(&part.tally);
             sums.received += tally.received;
             sums.last_received_ns = sums.last_received_ns.max(tally.last_ns);
-            sums.first_received_ns = match (sums.first_received_ns, tally.first_ns) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
+            sums.prefetched += tally.prefetched;
+            sums.first_received_ns = earlier(sums.first_received_ns, tally.first_ns);
+            sums.first_fetched_ns = earlier(sums.first_fetched_ns, tally.first_fetched_ns);
         }
         sums
     }
@@ -327,13 +329,26 @@ impl<'a> Watcher<'a> {
 
     fn count(&self, sums: Sums) -> Count {
         if self.load.drains() {
-            let from_ns = sums.first_received_ns.unwrap_or(self.span.from_ns);
-            let bytes = self.parts.iter().map(|part| lock(&part.tally).bytes).sum();
-            let seconds = seconds(sums.last_received_ns.saturating_sub(from_ns));
-            return Count { messages: sums.received, bytes, seconds };
+            return self.drained(sums);
         }
         let seconds = seconds(self.end_ns.saturating_sub(self.span.from_ns));
         Count { messages: sums.acknowledged, bytes: sums.bytes, seconds }
+    }
+
+    /// What consumers had fetched before the clock started does not count, unless it is most of the backlog.
+    fn drained(&self, sums: Sums) -> Count {
+        let fetched = sums.received - sums.prefetched;
+        let sum =
+            |bytes: fn(&ConsumeTally) -> u64| self.parts.iter().map(|part| bytes(&lock(&part.tally))).sum();
+        let (messages, bytes, from_ns) = match sums.first_fetched_ns {
+            Some(first_ns) if fetched > sums.prefetched => {
+                (fetched, sum(|tally| tally.bytes - tally.prefetched_bytes), first_ns)
+            }
+            _ => {
+                (sums.received, sum(|tally| tally.bytes), sums.first_received_ns.unwrap_or(self.span.from_ns))
+            }
+        };
+        Count { messages, bytes, seconds: seconds(sums.last_received_ns.saturating_sub(from_ns)) }
     }
 
     fn consumed(&self, sums: Sums) -> Option<Consumed> {
@@ -391,6 +406,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    [one, other].into_iter().flatten().min()
+}
+
 fn merged(parts: impl Iterator<Item = Latencies>) -> Latencies {
     let mut sum = Latencies::new();
     for part in parts {
@@ -405,7 +424,7 @@ fn add(sum: &mut BTreeMap<String, u64>, part: &BTreeMap<String, u64>) {
     }
 }
 
-pub(super) fn nanos(duration: Duration) -> u64 {
+fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 
