@@ -78,7 +78,7 @@ pub enum AtomicPart {
     },
     /// A state entry: `None` removes the key. Last writer wins. See [`CommitLog::state`].
     State {
-        /// Key, at most 1 KiB.
+        /// Key, at most 1,023 bytes.
         key: Bytes,
         /// Value, at most 32 KiB.
         value: Option<Bytes>,

@@ -53,10 +53,6 @@ pub(super) async fn open<I: Io>(
     let found = outcome.found.clone();
     let opened = survey.go_on(outcome).await?;
     opened.serve().await?;
-    tracing::info!(
-        %log, clean = found.clean, from = %found.from, end = %found.end, flushes = found.flushes,
-        torn_bytes = found.torn_bytes, took_ms = found.took.as_millis(), "log opened"
-    );
     Ok((opened, found))
 }
 
