@@ -10,18 +10,20 @@ use std::time::Duration;
 
 use equeue_net::transport::{listener, preflight};
 use equeue_storage::log::LogOptions;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::broker::{Broker, BrokerFacts, Phase};
 use crate::config::BrokerConfig;
 use crate::control;
 use crate::data_dir::DataDir;
 use crate::error::BrokerError;
+use crate::nudge::{self, Nudge};
 use crate::shard::mesh;
 use crate::shard::run::{self, Command, Event, ShardStart};
 
-/// How often an executor looks at what else there is to do (glommio's default of 100 ms starves the disk).
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// How often an executor looks at what else there is to do. glommio's default of 100 ms starves the disk; a shorter time
+/// makes it more likely that an executor falls asleep by mistake, see [`crate::nudge`].
+const PREEMPT_TIMER: Duration = Duration::from_millis(5);
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 128;
 /// Memory for direct I/O beside the cache: flushes in flight, segments being prepared, blocks of indexes.
@@ -84,7 +86,7 @@ pub(crate) struct Shards {
     pub(crate) broker: Arc<Broker>,
     pub(crate) commands: Vec<flume::Sender<Command>>,
     pub(crate) events: flume::Receiver<(u16, Event)>,
-    executors: Vec<ExecutorJoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     /// Released when the shards have ended.
     _data_dir: DataDir,
 }
@@ -99,8 +101,15 @@ impl Shards {
 
     /// Waits for the threads. Their results came as events.
     pub(crate) fn join(self) {
-        for executor in self.executors {
-            let _ = executor.join(); // a panic was noticed by the event that did not come
+        for thread in self.threads {
+            let _ = thread.join(); // a panic was noticed by the event that did not come
+        }
+    }
+
+    /// Wakes threads that sleep by mistake.
+    pub(crate) fn nudge_all(&self) {
+        for thread in &self.threads {
+            Nudge::new(thread).nudge();
         }
     }
 }
@@ -112,6 +121,7 @@ impl Shards {
 pub fn start(config: BrokerConfig) -> Result<BrokerHandle, BrokerError> {
     config.validate()?;
     preflight::check()?;
+    nudge::prepare().map_err(|source| BrokerError::Thread { what: "a signal handler".to_owned(), source })?;
     let data_dir = DataDir::open(&config)?;
     let clients = bind("listen", &config.listen)?;
     let http = match config.http_listen.as_str() {
@@ -174,7 +184,7 @@ fn start_shards(
         broker: Arc::clone(broker),
         commands: Vec::new(),
         events,
-        executors: Vec::new(),
+        threads: Vec::new(),
         _data_dir: data_dir,
     };
     for (index, mesh) in (0_u16..).zip(mesh::build(broker.shards)) {
@@ -187,24 +197,37 @@ fn start_shards(
             commands: received,
             events: events_out.clone(),
         };
-        let executor = LocalExecutorBuilder::new(placement(&broker.config, index))
-            .name(&format!("equeue-{index}"))
-            .preempt_timer(PREEMPT_TIMER)
-            .ring_depth(RING_DEPTH)
-            .io_memory(broker.config.cache_bytes_per_shard() + IO_MEMORY_MARGIN)
-            .spawn(move || run::run(start));
         shards.commands.push(commands);
-        match executor {
-            Ok(executor) => shards.executors.push(executor),
-            Err(error) => {
-                let what = format!("the executor of shard {index}");
-                let error = BrokerError::Thread { what, source: std::io::Error::other(error.to_string()) };
+        match spawn_shard(start) {
+            Ok(thread) => shards.threads.push(thread),
+            Err(source) => {
+                let what = format!("the thread of shard {index}");
                 control::stop_now(shards);
-                return Err(error);
+                return Err(BrokerError::Thread { what, source });
             }
         }
     }
     Ok(shards)
+}
+
+/// A thread with an executor. If that cannot be made, the shard's end tells why.
+fn spawn_shard(start: ShardStart) -> std::io::Result<JoinHandle<()>> {
+    let index = start.index;
+    let builder = LocalExecutorBuilder::new(placement(&start.broker.config, index))
+        .name(&format!("equeue-{index}"))
+        .preempt_timer(PREEMPT_TIMER)
+        .ring_depth(RING_DEPTH)
+        .io_memory(start.broker.config.cache_bytes_per_shard() + IO_MEMORY_MARGIN);
+    let thread = std::thread::Builder::new().name(format!("equeue-{index}"));
+    thread.spawn(move || match builder.make() {
+        Ok(executor) => executor.run(run::run(start)),
+        Err(error) => {
+            let what = format!("the executor of shard {index}");
+            let source = std::io::Error::other(error.to_string());
+            // The control thread waits for this; if it is gone there is nobody to tell.
+            let _ = start.events.send((index, Event::Ended(Err(BrokerError::Thread { what, source }))));
+        }
+    })
 }
 
 /// Where a shard runs: on the CPU that it is given, or on one of those allowed when there are several shards.

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use flume::RecvTimeoutError;
+
 use crate::bootstrap::{Shards, announce};
 use crate::broker::Phase;
 use crate::error::BrokerError;
 use crate::http;
 use crate::shard::run::{Command, Event};
 
+/// Time after which threads that say nothing are woken, in case they sleep by mistake.
+const NUDGE_EVERY: Duration = Duration::from_millis(100);
 /// Time beyond the settings' `stop_ms` after which a shard that does not drain is closed all the same.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -21,7 +25,8 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 pub(crate) fn wait_ready(shards: Shards) -> Result<Shards, BrokerError> {
     let mut ready = 0;
     while ready < shards.commands.len() {
-        match shards.events.recv() {
+        match shards.events.recv_timeout(NUDGE_EVERY) {
+            Err(RecvTimeoutError::Timeout) => shards.nudge_all(),
             Ok((_, Event::Ready)) => ready += 1,
             Ok((_, Event::Drained)) => break, // it could not prepare; its reason comes with its end
             Ok((_, Event::Ended(Err(error)))) => {
@@ -32,7 +37,7 @@ pub(crate) fn wait_ready(shards: Shards) -> Result<Shards, BrokerError> {
                 stop_now(shards);
                 return Err(BrokerError::ShardLost { shard });
             }
-            Err(_) => {
+            Err(RecvTimeoutError::Disconnected) => {
                 stop_now(shards);
                 return Err(BrokerError::ShardLost { shard: 0 });
             }
@@ -45,11 +50,16 @@ pub(crate) fn wait_ready(shards: Shards) -> Result<Shards, BrokerError> {
 pub(crate) fn stop_now(shards: Shards) -> BrokerError {
     shards.broker.set_phase(Phase::Stopping);
     shards.tell_all(|| Command::Close);
-    let Shards { ref events, .. } = shards;
+    let events = &shards.events;
     let mut first = None;
-    while let Ok((_, event)) = events.recv() {
-        if let Event::Ended(Err(error)) = event {
-            first.get_or_insert(error);
+    loop {
+        match events.recv_timeout(NUDGE_EVERY) {
+            Ok((_, Event::Ended(Err(error)))) => {
+                first.get_or_insert(error);
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => shards.nudge_all(),
+            Err(RecvTimeoutError::Disconnected) => break,
         }
     }
     shards.join();

@@ -20,6 +20,7 @@ mod handler;
 mod http;
 pub mod long_poll;
 mod metrics;
+mod nudge;
 pub mod process;
 mod register;
 pub mod shard;

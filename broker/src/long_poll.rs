@@ -328,18 +328,20 @@ mod tests {
         ]
     }
 
+    type Model = BTreeMap<(u64, u32), (Vec<u64>, u64)>;
+    type Which<'a> = &'a dyn Fn(&(u64, u32), &(Vec<u64>, u64)) -> bool;
+
     proptest! {
         /// Against a plain map: whatever happens, the table holds and gives exactly what the map does.
         #[test]
         fn it_is_a_map(steps in prop::collection::vec(step(), 0..200)) {
             let mut table = ParkTable::new(8, 0);
-            let mut model: BTreeMap<(u64, u32), (Vec<u64>, u64)> = BTreeMap::new();
+            let mut model = Model::new();
             let mut now = 0;
             for step in steps {
                 let mut out = Vec::new();
                 let mut expected = Vec::new();
-                let mut leave = |model: &mut BTreeMap<(u64, u32), (Vec<u64>, u64)>,
-                                 which: &dyn Fn(&(u64, u32), &(Vec<u64>, u64)) -> bool| {
+                let mut leave = |model: &mut Model, which: Which<'_>| {
                     model.retain(|key, value| {
                         let leaves = which(key, value);
                         if leaves {

@@ -53,7 +53,9 @@ impl Registrar {
         self.shard.spawn(async move {
             loop {
                 shard.changed.wait().await;
-                targets.iter().for_each(|target| target.due.set());
+                for target in &targets {
+                    target.due.set();
+                }
             }
         });
     }
@@ -118,7 +120,7 @@ fn tell(address: &str, reached: &mut Option<bool>, outcome: Result<Option<String
         _ if before == Some(now) => {}
         Ok(None) => tracing::info!(nameserver = address, "registered"),
         Ok(Some(refusal)) => {
-            tracing::warn!(nameserver = address, refusal, "the nameserver refuses this broker")
+            tracing::warn!(nameserver = address, refusal, "the nameserver refuses this broker");
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();

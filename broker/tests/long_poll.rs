@@ -1,4 +1,10 @@
 //! Fetches that wait: woken by their queues only, replaced, ended in time, gone with their connection.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails where it would panic"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! Offsets of groups: the rules of a commit, and that what was answered survives.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails where it would panic"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! What is acknowledged is there: at once, and after a restart.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails where it would panic"
+)]
 
 mod common;
 

@@ -1,4 +1,10 @@
 //! Two shards: connections are handed over, requests for the other shard's queues are sent on and put together.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails where it would panic"
+)]
 
 mod common;
 

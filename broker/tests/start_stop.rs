@@ -1,4 +1,10 @@
 //! Starting, what prevents it, stopping, and being asked how it is.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails where it would panic"
+)]
 
 mod common;
 

@@ -195,8 +195,8 @@ mod tests {
             ordinal,
             key: QueueKey(u64::from(ordinal) + (9 << 40)),
             log: LogId(3),
-            writable: ordinal % 2 == 0,
-            readable: ordinal % 5 != 0,
+            writable: ordinal.is_multiple_of(2),
+            readable: !ordinal.is_multiple_of(5),
         };
         Topic {
             name: Arc::from("orders"),

@@ -382,7 +382,7 @@ mod tests {
         assert!(first.has_something());
         let answer = first.finish(&mut asked, &queues);
         assert_eq!(answer.bytes, 0);
-        assert!(answer.outcomes[0].next_offset.0 as usize * one < SCAN_BYTES_MAX + (128 << 10));
+        assert!(answer.outcomes[0].next_offset.0 * (one as u64) < SCAN_BYTES_MAX as u64 + (128 << 10));
     }
 
     #[test]

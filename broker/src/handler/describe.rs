@@ -25,7 +25,7 @@ pub(crate) fn list_topics(shard: &Shard, _: &ListTopics) -> ListTopicsAnswer {
 }
 
 /// One topic, with the bounds of its queues here.
-pub(crate) fn topic(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: DescribeTopic) {
+pub(crate) fn topic(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: &DescribeTopic) {
     let catalog = shard.catalog();
     let Some(topic) = catalog.topic(&request.topic).cloned() else {
         let status =
@@ -57,7 +57,7 @@ pub(crate) fn topic(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
 }
 
 /// The broker, its logs and what it uses.
-pub(crate) fn broker(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, _: DescribeBroker) {
+pub(crate) fn broker(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, _: &DescribeBroker) {
     let mut replies = Vec::new();
     for of in (0..shard.shards()).filter(|of| *of != shard.index) {
         replies.extend(shard.mesh.ask(of, Pool::Quick, Call::Logs).ok());

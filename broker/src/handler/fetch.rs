@@ -173,6 +173,7 @@ fn answer_empty(shard: &Rc<Shard>, fetches: impl IntoIterator<Item = ParkedFetch
         let gathered = Gather::default().finish(&mut job, shard.as_ref());
         answer(shard, &job, to, gathered);
     }
+    count_parked(shard);
 }
 
 /// Tells the figures how many are parked.
@@ -204,7 +205,6 @@ pub(crate) fn answer_all_parked(shard: &Rc<Shard>) {
     let mut all = Vec::new();
     shard.parked.borrow_mut().expire(u64::MAX, &mut all);
     answer_empty(shard, all);
-    count_parked(shard);
 }
 
 /// These queues are gone.
@@ -216,6 +216,7 @@ pub(crate) fn forget(shard: &Rc<Shard>, queues: impl IntoIterator<Item = QueueKe
     for ParkedFetch { job, to } in woken {
         serve(shard, job, to);
     }
+    count_parked(shard);
 }
 
 /// Answers fetches whose time is over; goes on for the life of the shard.
@@ -236,7 +237,6 @@ pub(crate) async fn run_deadlines(shard: Rc<Shard>) {
         shard.parked.borrow_mut().expire(shard.now_ms(), &mut expired);
         shard.stats.fetches_expired.add(expired.len() as u64);
         answer_empty(&shard, expired);
-        count_parked(&shard);
     }
 }
 

@@ -136,26 +136,26 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         Kind::Hello => serve(session, frame, |request| session::hello(shard, session, &request)),
         Kind::Heartbeat => serve(session, frame, |request| session::heartbeat(shard, session, request)),
         Kind::CommitOffsets => {
-            later(session, frame, |request| offsets::commit(shard, session, correlation, request))
+            later(session, frame, |request| offsets::commit(shard, session, correlation, request));
         }
         Kind::FetchOffsets => {
-            later(session, frame, |request| offsets::fetch(shard, session, correlation, request))
+            later(session, frame, |request| offsets::fetch(shard, session, correlation, request));
         }
         Kind::ListOffsets => {
-            later(session, frame, |request| offsets::list(shard, session, correlation, request))
+            later(session, frame, |request| offsets::list(shard, session, correlation, request));
         }
         Kind::CreateTopic => {
-            later(session, frame, |request| topics::create(shard, session, correlation, request))
+            later(session, frame, |request| topics::create(shard, session, correlation, request));
         }
         Kind::DeleteTopic => {
-            later(session, frame, |request| topics::delete(shard, session, correlation, request))
+            later(session, frame, |request| topics::delete(shard, session, correlation, request));
         }
         Kind::ListTopics => serve(session, frame, |request| describe::list_topics(shard, &request)),
         Kind::DescribeTopic => {
-            later(session, frame, |request| describe::topic(shard, session, correlation, request))
+            later(session, frame, |request| describe::topic(shard, session, correlation, &request));
         }
         Kind::DescribeBroker => {
-            later(session, frame, |request| describe::broker(shard, session, correlation, request))
+            later(session, frame, |request| describe::broker(shard, session, correlation, &request));
         }
         Kind::Authenticate
         | Kind::RegisterBroker

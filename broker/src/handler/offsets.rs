@@ -92,16 +92,12 @@ fn host_of(shard: &Shard, queue: QueueKey) -> Result<(usize, &LogHost), Code> {
 
 /// What is durable of a group in a queue.
 fn durable_progress(host: &LogHost, key: &[u8]) -> Result<Option<Progress>, Code> {
-    match host.log.state(key) {
-        None => Ok(None),
-        Some(value) => match Progress::decode(&value) {
-            Some(progress) => Ok(Some(progress)),
-            None => {
-                tracing::error!(?key, "a stored group offset has a layout that this build does not know");
-                Err(Code::Internal)
-            }
-        },
+    let Some(value) = host.log.state(key) else { return Ok(None) };
+    let progress = Progress::decode(&value);
+    if progress.is_none() {
+        tracing::error!(?key, "a stored group offset has a layout that this build does not know");
     }
+    progress.map(Some).ok_or(Code::Internal)
 }
 
 /// Commits in queues of this shard; ends when it is durable.

@@ -16,7 +16,7 @@ use crate::shard::router;
 use crate::shard::session::{ProduceHold, Session};
 use crate::shard::state::Shard;
 
-/// When to try again after DISK_FULL, ms.
+/// When to try again after `DISK_FULL`, ms.
 const DISK_FULL_RETRY_MS: u32 = 1000;
 
 /// Batches that were appended, or why not.

@@ -14,13 +14,13 @@ use crate::shard::session::Session;
 use crate::shard::state::Shard;
 use crate::shard::{catalog, serve};
 
-/// Serves CreateTopic.
+/// Serves `CreateTopic`.
 pub(crate) fn create(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: CreateTopic) {
     let read = |reply| if let Reply::Created(answer) = reply { Some(answer) } else { None };
     on_shard_0(shard, session, correlation, Call::CreateTopic(request), read);
 }
 
-/// Serves DeleteTopic.
+/// Serves `DeleteTopic`.
 pub(crate) fn delete(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: DeleteTopic) {
     let read = |reply| if let Reply::Deleted(answer) = reply { Some(answer) } else { None };
     on_shard_0(shard, session, correlation, Call::DeleteTopic(request), read);
@@ -42,13 +42,10 @@ fn on_shard_0<A: Answer + 'static>(
         });
         receiver
     } else {
-        match shard.mesh.ask(0, Pool::System, call) {
-            Ok(reply) => reply,
-            Err(_) => {
-                let status = Status::busy(RETRY_MS, "shard 0 has too much to do");
-                return session.fail::<A>(correlation, status);
-            }
-        }
+        let Ok(reply) = shard.mesh.ask(0, Pool::System, call) else {
+            return session.fail::<A>(correlation, Status::busy(RETRY_MS, "shard 0 has too much to do"));
+        };
+        reply
     };
     spawn_answer(shard, session, correlation, async move {
         let answer = reply.await.ok().and_then(read);

@@ -1,7 +1,7 @@
 //! Answers of one connection that wait until what they tell is durable.
 //!
 //! **Invariants**: a request is answered once, when every log that it was appended to has made it durable, or with
-//! LOG_FAILED when one of them failed; completing costs in proportion to what completes. Pure.
+//! `LOG_FAILED` when one of them failed; completing costs in proportion to what completes. Pure.
 
 use std::collections::VecDeque;
 

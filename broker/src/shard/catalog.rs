@@ -60,7 +60,7 @@ async fn change_in_turn(shard: &Rc<Shard>, plan: impl FnOnce(&Catalog) -> Plan) 
     };
     store(shard, &change).await.map_err(|error| status_of(&error))?;
     let next = Arc::new(catalog.with(&change));
-    adopt(shard, Arc::clone(&next));
+    adopt(shard, &next);
     give_to_others(shard, &next).await;
     shard.changed.set();
     Ok(())
@@ -108,13 +108,13 @@ pub(crate) async fn give_to_others(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
 }
 
 /// Uses a catalog: opens this shard's new queues, forgets those that are gone.
-pub(crate) fn adopt(shard: &Rc<Shard>, catalog: Arc<Catalog>) {
+pub(crate) fn adopt(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
     for home in catalog.queues() {
         if let Some((_, host)) = shard.log_of(home) {
             host.log.open_queue(home.key);
         }
     }
-    let old = shard.replace_catalog(Arc::clone(&catalog));
+    let old = shard.replace_catalog(Arc::clone(catalog));
     let gone: Vec<QueueHome> =
         old.queues().filter(|home| catalog.queue(home.key).is_none()).copied().collect();
     fetch::forget(shard, gone.iter().map(|home| home.key));

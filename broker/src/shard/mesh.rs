@@ -213,7 +213,9 @@ mod tests {
 
     use super::*;
 
-    fn pair() -> (Rc<Mesh<u32, String>>, Rc<Mesh<u32, String>>) {
+    type End = Rc<Mesh<u32, String>>;
+
+    fn pair() -> (End, End) {
         let mut ends = build(2).into_iter();
         (ends.next().unwrap().join(), ends.next().unwrap().join())
     }

@@ -105,12 +105,11 @@ pub(crate) fn fetch(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
             replies.push(Box::pin(async move { receiver.await.ok() }));
         } else {
             shard.stats.requests_forwarded.add(1);
-            match shard.mesh.ask(of, Pool::Parked, Call::Fetch { token, wait_ms, job: part }) {
-                Ok(reply) => replies.push(Box::pin(async move { reply.await.ok() })),
-                Err(_) => {
-                    shard.stats.forwards_refused.add(1);
-                    continue;
-                }
+            if let Ok(reply) = shard.mesh.ask(of, Pool::Parked, Call::Fetch { token, wait_ms, job: part }) {
+                replies.push(Box::pin(async move { reply.await.ok() }));
+            } else {
+                shard.stats.forwards_refused.add(1);
+                continue;
             }
         }
         asked.push(of);
@@ -237,12 +236,11 @@ impl<I, O: 'static> Scatter<I, O> {
                 Box::pin(async move { Some(serve::execute(&shard, call).await) })
             } else {
                 shard.stats.requests_forwarded.add(1);
-                match shard.mesh.ask(of, Pool::Quick, call) {
-                    Ok(reply) => Box::pin(async move { reply.await.ok() }),
-                    Err(_) => {
-                        shard.stats.forwards_refused.add(1);
-                        Box::pin(std::future::ready(None))
-                    }
+                if let Ok(reply) = shard.mesh.ask(of, Pool::Quick, call) {
+                    Box::pin(async move { reply.await.ok() })
+                } else {
+                    shard.stats.forwards_refused.add(1);
+                    Box::pin(std::future::ready(None))
                 }
             };
             waiting.push((places, missing, reply));

@@ -59,6 +59,8 @@ pub(crate) struct ShardStart {
 
 /// Time between two looks at what changes slowly.
 const TICK: Duration = Duration::from_secs(1);
+/// Longest time that an executor sleeps.
+const BEAT: Duration = Duration::from_millis(10);
 /// Time between two looks at whether all is drained.
 const DRAIN_TICK: Duration = Duration::from_millis(2);
 
@@ -72,6 +74,7 @@ pub(crate) async fn run(start: ShardStart) {
 
 async fn live(start: ShardStart) -> Result<(), BrokerError> {
     let ShardStart { index, broker, options, mesh, commands, events } = start;
+    let _beat = glommio::spawn_local(beat());
     let io = open_io(&broker).await?;
     let logs = open_logs(index, &broker, &io, &options).await?;
     let mesh: Rc<Mesh> = mesh.join();
@@ -106,6 +109,13 @@ async fn live(start: ShardStart) -> Result<(), BrokerError> {
     prepared.and(closed)
 }
 
+/// A timer that is always there, so that an executor that goes to sleep by mistake (see [`crate::nudge`]) wakes soon.
+async fn beat() {
+    loop {
+        glommio::timer::sleep(BEAT).await;
+    }
+}
+
 async fn open_io(broker: &Broker) -> Result<DmaIo, BrokerError> {
     let path = &broker.config.data_dir;
     DmaIo::new(path).await.map_err(|source| BrokerError::DirectIo { path: path.clone(), source })
@@ -136,7 +146,7 @@ async fn prepare(shard: &Rc<Shard>) -> Result<(), BrokerError> {
     if shard.index == 0 {
         let loaded = Arc::new(catalog::load(shard)?);
         tracing::info!(topics = loaded.topics().len(), queues = loaded.queues().len(), "catalog read");
-        catalog::adopt(shard, Arc::clone(&loaded));
+        catalog::adopt(shard, &loaded);
         catalog::give_to_others(shard, &loaded).await;
     }
     Ok(())

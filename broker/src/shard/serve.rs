@@ -80,7 +80,7 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         }
         Call::Logs => Reply::Logs(describe::logs_here(shard)),
         Call::SetCatalog(catalog) => {
-            super::catalog::adopt(shard, catalog);
+            super::catalog::adopt(shard, &catalog);
             Reply::Done
         }
         Call::CreateTopic(request) if shard.index == 0 => {

@@ -1,11 +1,13 @@
 //! A broker in a temporary directory, and a client that speaks the wire protocol and nothing more.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(
-    clippy::missing_panics_doc,
-    clippy::cast_possible_truncation,
+    dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "a test helper"
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::cast_possible_truncation,
+    reason = "each test file uses a part of it, and fails where it panics"
 )]
 
 use std::io::{Read as _, Write as _};
@@ -112,7 +114,7 @@ impl Client {
             {
                 return Some(frame);
             }
-            let mut part = [0; 65536];
+            let mut part = vec![0; 65536];
             let read = match self.stream.read(&mut part) {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
