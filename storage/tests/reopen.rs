@@ -17,7 +17,7 @@ async fn fill<I: Io>(log: &CommitLog<I>, queues: u64, from: u32, to: u32) {
     for n in from..to {
         let queue = QueueKey(1 + u64::from(n) % queues);
         log.open_queue(queue);
-        let body = [n.to_le_bytes().as_slice(), &vec![7; n as usize % 5000]].concat();
+        let body = [n.to_le_bytes().as_slice(), &vec![7; n as usize * 37 % 9000]].concat();
         loop {
             match log.append(queue, batch(&[&body, b"second"])) {
                 Ok(appended) => {
@@ -78,6 +78,7 @@ async fn scenario<I: Io>(io: I, dir: PathBuf, options: LogOptions) {
 fn on_real_files() {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = dir.path().to_owned();
+    let data_dir = path.clone();
     glommio::LocalExecutorBuilder::default()
         .io_memory(8 << 20)
         .spawn(move || async move {
@@ -87,6 +88,11 @@ fn on_real_files() {
         .unwrap()
         .join()
         .unwrap();
+    // What the log writes is what the tools for operators read.
+    let report = equeue_storage::offline::verify(&data_dir).unwrap();
+    assert!(report.damaged.is_empty(), "{report:?}");
+    assert_eq!((report.logs[0].counts.records, report.logs[0].torn_bytes), (2000, 0), "{report:?}");
+    assert!(report.logs[0].counts.segments > 2, "{report:?}");
 }
 
 #[test]
