@@ -10,6 +10,8 @@ mod intake;
 mod lane;
 mod outbox;
 mod queue;
+#[cfg(test)]
+mod rate;
 mod resolve;
 pub(crate) mod selector;
 mod sender;

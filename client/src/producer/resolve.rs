@@ -65,7 +65,7 @@ async fn find(shared: &Arc<Shared>, topic: &str) -> Result<Arc<Topic>, ClientErr
                 Ok(()) => {}
                 // Not here, or not now: somebody else may create it meanwhile.
                 Err(error @ ClientError::Refused { .. }) => {
-                    debug!(topic, %error, "the topic was not created")
+                    debug!(topic, %error, "the topic was not created");
                 }
                 // No broker could be asked.
                 Err(error) => return Err(error),

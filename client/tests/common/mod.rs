@@ -1,0 +1,174 @@
+//! A nameserver and a broker in this process, which can be stopped and started again on the same ports and data.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use equeue_broker::config::ByteSize;
+use equeue_broker::{BrokerConfig, BrokerHandle};
+use equeue_client::{Client, Consumer, ConsumerOptions, Received, StartAt, Subscription};
+use equeue_nameserver::{NameserverConfig, NameserverHandle};
+use tempfile::TempDir;
+
+/// Longest wait for anything in a test.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One nameserver, one broker.
+pub struct Cluster {
+    data: TempDir,
+    nameserver_address: SocketAddr,
+    broker_address: SocketAddr,
+    nameserver: Option<NameserverHandle>,
+    broker: Option<BrokerHandle>,
+    shards: u16,
+}
+
+impl Cluster {
+    /// Both started, with one shard.
+    pub fn start() -> Self {
+        Self::start_with_shards(1)
+    }
+
+    /// Both started.
+    pub fn start_with_shards(shards: u16) -> Self {
+        let level = tracing::Level::INFO;
+        let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(level).try_init();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut cluster = Self {
+            data: tempfile::tempdir().expect("a directory for the broker"),
+            nameserver_address: any,
+            broker_address: any,
+            nameserver: None,
+            broker: None,
+            shards,
+        };
+        cluster.start_nameserver();
+        cluster.start_broker();
+        cluster
+    }
+
+    pub fn start_nameserver(&mut self) {
+        let config = NameserverConfig {
+            listen: self.nameserver_address.to_string(),
+            broker_timeout_ms: 2_000,
+            settle_ms: 0,
+            ..NameserverConfig::default()
+        };
+        let handle = equeue_nameserver::start(config).expect("the nameserver starts");
+        self.nameserver_address = handle.address();
+        self.nameserver = Some(handle);
+    }
+
+    pub async fn stop_nameserver(&mut self) {
+        if let Some(handle) = self.nameserver.take() {
+            handle.stop();
+            // Apart from the runtime, whose clients go on meanwhile.
+            let stopping = tokio::task::spawn_blocking(|| handle.join());
+            stopping.await.expect("no panic").expect("the nameserver stops in order");
+        }
+    }
+
+    pub fn start_broker(&mut self) {
+        let mut config = BrokerConfig {
+            name: "broker-a".to_owned(),
+            data_dir: self.data.path().join("data"),
+            listen: self.broker_address.to_string(),
+            http_listen: String::new(),
+            nameservers: vec![self.nameserver_address.to_string()],
+            auto_create_topics: true,
+            shards: self.shards,
+            ..BrokerConfig::default()
+        };
+        config.memory.limit = ByteSize::mib(64 * u64::from(self.shards));
+        config.storage.segment_bytes_first = ByteSize::mib(4);
+        config.storage.segment_bytes_max = ByteSize::mib(16);
+        config.timers.register_ms = 200;
+        let handle = equeue_broker::start(config).expect("the broker starts");
+        self.broker_address = handle.address();
+        self.broker = Some(handle);
+    }
+
+    /// For the next start of the broker.
+    pub fn set_shards(&mut self, shards: u16) {
+        self.shards = shards;
+    }
+
+    pub async fn stop_broker(&mut self) {
+        if let Some(handle) = self.broker.take() {
+            handle.stop();
+            let stopping = tokio::task::spawn_blocking(|| handle.join());
+            stopping.await.expect("no panic").expect("the broker stops in order");
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        let builder = Client::builder().nameservers([self.nameserver_address.to_string()]);
+        builder
+            .client_id("test")
+            .request_timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .expect("options are right")
+    }
+}
+
+/// A client that knows the broker: the first registration may take a moment.
+pub async fn ready(cluster: &Cluster) -> Client {
+    let client = cluster.client().await;
+    tokio::time::timeout(PATIENCE, async {
+        while client.admin().cluster().await.map_or(true, |brokers| brokers.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the broker registers");
+    client
+}
+
+/// Creates a topic.
+pub async fn create(client: &Client, topic: &str, queues: u32) {
+    for result in client.admin().create_topic(topic, queues).await.expect("the cluster answers") {
+        result.result.expect("the topic is created");
+    }
+}
+
+/// A consumer of everything in a topic.
+pub async fn consume(client: &Client, topic: &str, group: &str) -> Consumer {
+    let options = ConsumerOptions {
+        group: group.to_owned(),
+        topics: vec![Subscription::all(topic)],
+        start: StartAt::First,
+        commit_interval: None,
+        ..ConsumerOptions::default()
+    };
+    tokio::time::timeout(PATIENCE, client.consumer(options))
+        .await
+        .expect("in time")
+        .expect("the consumer starts")
+}
+
+/// Pulls until `count` messages are there.
+pub async fn pull(consumer: &mut Consumer, count: usize) -> Vec<Received> {
+    let mut messages = Vec::new();
+    tokio::time::timeout(PATIENCE, async {
+        while messages.len() < count {
+            let left = count - messages.len();
+            messages.extend(consumer.pull(left, Duration::from_secs(1)).await.expect("pulling goes on"));
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("only {} of {count} messages came", messages.len()));
+    messages
+}
+
+/// That nothing more comes.
+pub async fn nothing_more(consumer: &mut Consumer) {
+    let more = consumer.pull(10, Duration::from_millis(300)).await.expect("pulling goes on");
+    assert!(more.is_empty(), "more messages than were sent: {more:?}");
+}
+
+/// The body as text.
+pub fn text(message: &Received) -> String {
+    String::from_utf8(message.body.as_deref().unwrap_or_default().to_vec()).expect("text was sent")
+}
