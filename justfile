@@ -11,9 +11,11 @@ fix:
     cargo fmt --all
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
+# Formatting, without changing it.
 fmt-check:
     cargo fmt --all --check
 
+# Lints; a warning fails.
 clippy:
     cargo clippy --workspace --all-targets -- -D warnings
 
@@ -28,6 +30,7 @@ test *args:
         cargo test --workspace {{ args }}
     fi
 
+# API documentation; a broken link fails.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
@@ -35,6 +38,7 @@ doc:
 schema:
     ./net/schema/generate.sh --check
 
+# Licences and sources of all dependencies.
 deny:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -44,6 +48,7 @@ deny:
         echo "deny: skipped, cargo-deny is not installed"
     fi
 
+# The binary that the fault tests and measurements start.
 release:
     cargo build --release -p equeue
 
@@ -59,6 +64,10 @@ powercut rounds="20": release
 # The null control: without syncs the same test must find losses.
 powercut-null rounds="5": release
     cargo run --release -p equeue-torture -- powercut --fs ext4 --hazard no-sync --rounds {{ rounds }}
+
+# A disk that runs full under load, and is given space again.
+diskfull rounds="3": release
+    cargo run --release -p equeue-torture -- diskfull --rounds {{ rounds }}
 
 # The standard measurements; each starts a broker of its own.
 bench: release
