@@ -8,22 +8,11 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
-use common::{Client, batch, config, start, start_with, stop};
+use common::{Client, batch, config, get, start, start_with, stop};
 use equeue_broker::BrokerError;
 use equeue_broker::data_dir::DataDirError;
-
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let status = text.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (status, text)
-}
 
 #[test]
 fn metrics_and_health_are_served() {
