@@ -36,7 +36,7 @@ impl SmallDisk {
         match mounted {
             Ok(()) => Some(Self(dir)),
             Err(error) => {
-                println!("skipped: a tmpfs cannot be mounted ({error}); it needs root");
+                eprintln!("skipped: a tmpfs cannot be mounted ({error}); it needs root");
                 None
             }
         }

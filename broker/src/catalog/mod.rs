@@ -15,10 +15,7 @@ use equeue_record::QueueKey;
 
 pub use codec::CatalogError;
 pub use queues::{QUEUE_COUNTER_BITS, QueueHome, shard_of};
-pub use topics::{
-    BROKER_QUEUES_MAX, Owner, Plan, TOPIC_NAME_BYTES_MAX, TOPICS_MAX, plan_create, plan_delete,
-    topic_name_is_valid,
-};
+pub use topics::{BROKER_QUEUES_MAX, Owner, Plan, TOPICS_MAX, plan_create, plan_delete};
 
 use crate::state_key;
 

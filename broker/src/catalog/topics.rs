@@ -5,17 +5,15 @@
 
 use std::sync::Arc;
 
-use equeue_net::Code;
 use equeue_net::api::{CreateTopic, Status};
+use equeue_net::{Code, limits};
 
 use super::queues::{key_of, log_of};
 use super::{Catalog, Change, QueueHome, Topic};
 use crate::config::TOPIC_QUEUES_MAX;
 
-/// Bytes of a topic's name at the most.
-pub const TOPIC_NAME_BYTES_MAX: usize = 127;
 /// Topics of one broker at the most.
-pub const TOPICS_MAX: usize = 20_000;
+pub const TOPICS_MAX: usize = limits::TOPICS_MAX;
 /// Queues of one broker at the most.
 pub const BROKER_QUEUES_MAX: usize = 100_000;
 
@@ -51,15 +49,6 @@ impl Plan {
     }
 }
 
-/// Whether a name can be a topic's: printable everywhere, and no confusion in paths, labels or patterns.
-pub fn topic_name_is_valid(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=TOPIC_NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(allowed)
-        && name != "."
-        && name != ".."
-}
-
 /// Decides on a [`CreateTopic`].
 pub fn plan_create(catalog: &Catalog, owner: Owner<'_>, request: &CreateTopic) -> Plan {
     let existing = catalog.topic(&request.topic);
@@ -74,8 +63,8 @@ pub fn plan_create(catalog: &Catalog, owner: Owner<'_>, request: &CreateTopic) -
             );
         }
     }
-    if !topic_name_is_valid(&request.topic) {
-        let allowed = format!("1..{TOPIC_NAME_BYTES_MAX} letters, digits, `.`, `_` or `-`");
+    if !limits::valid_name(&request.topic) {
+        let allowed = format!("1..{} letters, digits, `.`, `_` or `-`", limits::VALID_NAME_BYTES_MAX);
         return Plan::refused(
             Code::Invalid,
             format!("`{}` cannot be a topic's name: use {allowed}", request.topic),
@@ -312,7 +301,7 @@ mod tests {
 
     #[test]
     fn names_and_sizes_are_checked() {
-        for name in ["", "a b", "a/b", "..", "é", &"x".repeat(TOPIC_NAME_BYTES_MAX + 1)] {
+        for name in ["", "a b", "a/b", "..", "é", &"x".repeat(limits::VALID_NAME_BYTES_MAX + 1)] {
             assert_eq!(
                 code(plan_create(&Catalog::default(), OWNER, &request(name, &[], 1))),
                 Code::Invalid,

@@ -59,12 +59,12 @@ keys! {
         "Largest segment file. Retention works on whole segments.";
     "storage.segment_bytes_first" = r#""16MiB""#, "1MiB..segment_bytes_max, whole MiB",
         "First segment of a log, and after a crash; each next one is twice as large up to the maximum.";
-    "storage.flush_bytes_max" = r#""1MiB""#, "4KiB..2MiB",
+    "storage.flush_bytes_max" = r#""1MiB""#, "8KiB..1MiB, whole 4KiB",
         "Soft cap of one flush (a write and a sync for many messages).";
     "storage.flush_depth" = "2", "1..2",
         "Flushes in flight.";
-    "storage.pending_bytes_max" = r#""8MiB""#, "flush_bytes_max..1GiB",
-        "Bytes of one log that wait for a flush before producers are answered BUSY.";
+    "storage.pending_bytes_max" = r#""8MiB""#, "net.frame_bytes_max..1GiB",
+        "Produce bytes of one shard that are not durable yet, past which its sockets are not read any more.";
     "storage.snapshot_bytes" = r#""256MiB""#, "1MiB..16GiB",
         "A snapshot of a log's state is written into it at the latest after so many bytes.";
     "storage.idle_ms" = "100", "10..60000",
@@ -72,10 +72,10 @@ keys! {
     "storage.producers_max" = "100000", "1000..10000000",
         "Producers remembered per log, to recognise batches that are sent twice.";
     "net.connections_max" = "10000", "1..1000000",
-        "Connections per shard; one more is closed at once.";
-    "net.frame_bytes_max" = r#""8MiB""#, "64KiB..64MiB",
+        "Connections of the broker; one more is closed at once.";
+    "net.frame_bytes_max" = r#""8MiB""#, "2MiB..8MiB",
         "Largest frame accepted from a client.";
-    "net.produce_credit_bytes" = r#""16MiB""#, "frame_bytes_max..1GiB",
+    "net.produce_credit_bytes" = r#""8MiB""#, "64KiB..1GiB",
         "Produce bytes of one connection not acknowledged yet, past which its socket is not read any more.";
     "net.answer_bytes_max" = r#""1MiB""#, "4KiB..frame_bytes_max",
         "Largest answer to one fetch; a single larger batch is sent all the same.";

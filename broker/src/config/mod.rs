@@ -8,6 +8,8 @@ mod size;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
+use equeue_net::frame::FRAME_BYTES_MAX;
+use equeue_net::limits;
 use serde::{Deserialize, Serialize};
 
 pub use keys::{ConfigKey, KEYS, default_toml};
@@ -25,6 +27,11 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const NAMESERVERS_MAX: usize = 16;
 /// A broker group number has 24 bits: it is the upper part of every queue key.
 pub const GROUP_MAX: u32 = (1 << 24) - 1;
+
+// What a broker may have, its peers must be able to read.
+const _: () = assert!(TOPIC_QUEUES_MAX as usize <= limits::TOPIC_QUEUES_MAX);
+const _: () = assert!(LOGS_MAX as usize <= limits::LOGS_MAX);
+const _: () = assert!(NAME_BYTES_MAX <= limits::VALID_NAME_BYTES_MAX);
 
 /// Settings of a broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +118,7 @@ pub struct StorageConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetConfig {
-    /// Connections per shard.
+    /// Connections of the broker.
     pub connections_max: usize,
     /// Largest frame.
     pub frame_bytes_max: ByteSize,
@@ -192,7 +199,7 @@ impl Default for NetConfig {
         Self {
             connections_max: 10_000,
             frame_bytes_max: ByteSize::mib(8),
-            produce_credit_bytes: ByteSize::mib(16),
+            produce_credit_bytes: ByteSize::mib(8),
             answer_bytes_max: ByteSize::mib(1),
             answer_queue_bytes_max: ByteSize::mib(2),
             fetch_wait_ms_max: 60_000,
@@ -237,8 +244,7 @@ fn within<T: PartialOrd + std::fmt::Display + Copy>(
 
 /// A name that may be printed, used in a metric label and compared byte by byte.
 fn check_name(key: &'static str, name: &str) -> Result<(), ConfigError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
+    if name.len() > NAME_BYTES_MAX || !limits::valid_name(name) {
         return Err(refuse(
             key,
             format_args!("`{name}`"),
@@ -290,6 +296,13 @@ impl BrokerConfig {
         within("memory.limit", self.memory.limit, ByteSize::mib(64), ByteSize::gib(1024))?;
         self.storage.validate()?;
         self.net.validate()?;
+        // One request must fit what a log lets wait, or it could never be taken whole.
+        within(
+            "storage.pending_bytes_max",
+            self.storage.pending_bytes_max,
+            self.net.frame_bytes_max,
+            ByteSize::gib(1),
+        )?;
         self.timers.validate()?;
         self.validate_memory()
     }
@@ -375,9 +388,15 @@ impl StorageConfig {
                 return Err(refuse(key, size, "it must be a multiple of 1MiB"));
             }
         }
-        within("storage.flush_bytes_max", self.flush_bytes_max, ByteSize::kib(4), ByteSize::mib(2))?;
+        within("storage.flush_bytes_max", self.flush_bytes_max, ByteSize::kib(8), ByteSize::mib(1))?;
+        if !self.flush_bytes_max.0.is_multiple_of(4096) {
+            return Err(refuse(
+                "storage.flush_bytes_max",
+                self.flush_bytes_max,
+                "it must be a multiple of 4KiB",
+            ));
+        }
         within("storage.flush_depth", self.flush_depth, 1, 2)?;
-        within("storage.pending_bytes_max", self.pending_bytes_max, self.flush_bytes_max, ByteSize::gib(1))?;
         within("storage.snapshot_bytes", self.snapshot_bytes, ByteSize::mib(1), ByteSize::gib(16))?;
         within("storage.idle_ms", self.idle_ms, 10, 60_000)?;
         within("storage.producers_max", self.producers_max, 1_000, 10_000_000)
@@ -387,7 +406,12 @@ impl StorageConfig {
 impl NetConfig {
     fn validate(&self) -> Result<(), ConfigError> {
         within("net.connections_max", self.connections_max, 1, 1_000_000)?;
-        within("net.frame_bytes_max", self.frame_bytes_max, ByteSize::kib(64), ByteSize::mib(64))?;
+        within(
+            "net.frame_bytes_max",
+            self.frame_bytes_max,
+            ByteSize::mib(2),
+            ByteSize(FRAME_BYTES_MAX as u64),
+        )?;
         within(
             "net.produce_credit_bytes",
             self.produce_credit_bytes,
@@ -458,7 +482,8 @@ mod tests {
             refused(|c| c.storage.segment_bytes_first = ByteSize((1 << 20) + 4096)),
             "storage.segment_bytes_first"
         );
-        assert_eq!(refused(|c| c.storage.flush_bytes_max = ByteSize::mib(3)), "storage.flush_bytes_max");
+        assert_eq!(refused(|c| c.storage.flush_bytes_max = ByteSize::mib(2)), "storage.flush_bytes_max");
+        assert_eq!(refused(|c| c.storage.flush_bytes_max = ByteSize(10_000)), "storage.flush_bytes_max");
         assert_eq!(refused(|c| c.storage.flush_depth = 3), "storage.flush_depth");
         assert_eq!(refused(|c| c.storage.pending_bytes_max = ByteSize(1)), "storage.pending_bytes_max");
         assert_eq!(refused(|c| c.storage.snapshot_bytes = ByteSize(1)), "storage.snapshot_bytes");

@@ -3,7 +3,5 @@
 mod offsets;
 mod presence;
 
-pub use offsets::{
-    CommitDecision, GROUP_NAME_BYTES_MAX, OffsetTable, Progress, decide_commit, group_name_is_valid,
-};
+pub use offsets::{CommitDecision, OffsetTable, Progress, decide_commit, group_name_is_valid};
 pub use presence::{Presence, PresenceCounts};

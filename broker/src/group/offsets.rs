@@ -10,8 +10,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::{Buf, BufMut};
-use equeue_net::Code;
 use equeue_net::api::CommitItem;
+use equeue_net::{Code, limits};
 use equeue_record::Offset;
 use equeue_storage::Ticket;
 use equeue_storage::log::QueueBounds;
@@ -20,13 +20,10 @@ const VERSION: u8 = 1;
 const FLAG_COMMITTED: u8 = 1;
 const VALUE_LEN: usize = 30;
 
-/// Bytes of a group's name at the most.
-pub const GROUP_NAME_BYTES_MAX: usize = 127;
-
-/// Whether a name can be a group's. `@` sets an instance of a broadcast group apart.
+/// Whether a name can be a group's: like any other, or `group@instance` for one of a broadcast group's instances.
 pub fn group_name_is_valid(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'@');
-    (1..=GROUP_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
+    let (group, instance) = name.split_once('@').unwrap_or((name, name));
+    limits::valid_name(group) && limits::valid_name(instance) && name.len() <= limits::NAME_BYTES_MAX
 }
 
 /// What is stored of a group in a queue.
@@ -205,7 +202,7 @@ mod tests {
     #[test]
     fn group_names() {
         assert!(group_name_is_valid("billing") && group_name_is_valid("prices@host-1"));
-        for name in ["", "a b", "a/b", &"x".repeat(GROUP_NAME_BYTES_MAX + 1)] {
+        for name in ["", "a b", "a/b", "@", "a@", "a@b@c", &"x".repeat(limits::VALID_NAME_BYTES_MAX + 1)] {
             assert!(!group_name_is_valid(name), "{name}");
         }
     }

@@ -87,7 +87,11 @@ pub(crate) fn broker(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32,
 pub(crate) fn logs_here(shard: &Shard) -> Vec<LogState> {
     let one = |host: &crate::shard::state::LogHost| {
         let (start, end) = host.log.positions();
-        let state = host.events.failure().map_or_else(|| "ok".to_owned(), |reason| reason.to_string());
+        let state = match host.events.failure() {
+            Some(reason) => reason.to_string(),
+            None if host.log.stats().disk_full => "disk full".to_owned(),
+            None => "ok".to_owned(),
+        };
         LogState {
             log: host.id.0,
             shard: shard.index,

@@ -227,7 +227,8 @@ pub(crate) fn spawn_answer<A: Answer + 'static>(
     correlation: u32,
     work: impl Future<Output = A> + 'static,
 ) {
-    let session = Rc::clone(session);
+    let (shard_of_task, session) = (Rc::clone(shard), Rc::clone(session));
+    shard.tasks.set(shard.tasks.get() + 1);
     shard.spawn(async move {
         let (key, closed) = session.forwarding();
         let work = std::pin::pin!(work);
@@ -236,6 +237,7 @@ pub(crate) fn spawn_answer<A: Answer + 'static>(
             session.kick();
         }
         session.settled(key);
+        shard_of_task.tasks.set(shard_of_task.tasks.get() - 1);
     });
 }
 

@@ -186,7 +186,7 @@ async fn drain(shard: &Rc<Shard>) {
     let patience = Duration::from_millis(shard.broker.config.timers.stop_ms);
     let ended = async {
         fetch::answer_all_parked(shard);
-        while shard.unanswered_bytes.get() > 0 {
+        while shard.unanswered_bytes.get() > 0 || shard.tasks.get() > 0 {
             shard.io.sleep(DRAIN_TICK).await;
         }
         shard.connections.finish_all();

@@ -115,6 +115,8 @@ pub(crate) struct Shard {
     pub(crate) connections: Rc<Connections>,
     /// Bytes of Produce requests that are not answered.
     pub(crate) unanswered_bytes: Cell<usize>,
+    /// Requests that a task of their own is busy with.
+    pub(crate) tasks: Cell<usize>,
     /// Connections whose backlog waits for `unanswered_bytes` to fall.
     pub(crate) stalled: RefCell<VecDeque<Rc<Session>>>,
     /// Something that nameservers are told has changed (shard 0).
@@ -159,6 +161,7 @@ impl Shard {
             mesh: parts.mesh,
             connections: Connections::new(limits(&parts.broker)),
             unanswered_bytes: Cell::new(0),
+            tasks: Cell::new(0),
             stalled: RefCell::default(),
             changed: Signal::default(),
             stats,
