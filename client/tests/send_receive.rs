@@ -248,6 +248,7 @@ async fn handlers_get_every_message_and_commits_follow_them() {
 }
 
 async fn committed_sum(client: &Client, group: &str, topic: &str) -> u64 {
-    let committed = client.admin().fetch_offsets(group, topic).await.unwrap();
-    committed.iter().map(|queue| queue.result.clone().unwrap().map_or(0, |offset| offset.0)).sum()
+    let committed = client.admin().fetch_offsets(group, topic).await.expect("the route is known");
+    let offset = |queue: &equeue_client::GroupOffset| queue.result.clone().expect("the broker answers");
+    committed.iter().map(|queue| offset(queue).map_or(0, |offset| offset.0)).sum()
 }

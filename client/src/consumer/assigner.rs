@@ -52,7 +52,8 @@ impl Assigner {
     /// Follows the routes for ever.
     pub(crate) async fn run(mut self) {
         let mut rounds = self.shared.client.routes.watch();
-        let mut complete = true;
+        // The first step may have been cut short.
+        let mut complete = false;
         loop {
             let patience = if complete { Duration::from_mins(1) } else { RETRY_EVERY };
             let _ = timeout(patience, rounds.changed()).await;

@@ -4,7 +4,7 @@
 //! **Invariants**: what is handed on is dense from the first offset wanted (but for what tags or retention left out),
 //! in order, each record once, also after a connection was made again; every batch was verified.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -84,6 +84,7 @@ impl Fetcher {
             fetcher: self,
             shared,
             paused: HashMap::new(),
+            told: HashSet::new(),
             backoff: Backoff::new(PAUSE_MAX),
             turn: 0,
             failing: false,
@@ -102,6 +103,8 @@ struct Loop {
     shared: Arc<Shared>,
     /// Queues that were refused, until when they are left out.
     paused: HashMap<QueueKey, Instant>,
+    /// Queues whose trouble the application was told: it is told once, until they are well again.
+    told: HashSet<QueueKey>,
     backoff: Backoff,
     /// Which queue is asked for first.
     turn: usize,
@@ -292,25 +295,33 @@ impl Loop {
         for run in runs {
             let Run { track, wanted, outcome, batches } = run;
             match self.hand_run(&track, wanted, batches) {
-                Ok(reached) if outcome.next_offset > reached => {
-                    self.shared.hand(Fetched::Skipped(track, outcome.next_offset));
+                Ok(reached) => {
+                    self.told.remove(&outcome.queue);
+                    if outcome.next_offset > reached {
+                        self.shared.hand(Fetched::Skipped(track, outcome.next_offset));
+                    }
                 }
-                Ok(_) => {}
                 Err((reached, source)) => {
                     track.set_fetched(reached);
-                    damaged = Some(ClientError::Damaged {
+                    let error = ClientError::Damaged {
                         topic: Arc::clone(&track.topic.name),
                         queue: track.ordinal,
                         offset: reached,
                         source,
-                    });
+                    };
+                    self.tell(outcome.queue, &error);
+                    damaged = Some(error);
                 }
             }
         }
-        damaged.map_or(Ok(()), |error| {
+        damaged.map_or(Ok(()), Err)
+    }
+
+    /// Tells the application of trouble with a queue, once.
+    fn tell(&mut self, queue: QueueKey, error: &ClientError) {
+        if self.told.insert(queue) {
             self.shared.hand(Fetched::Trouble(error.clone()));
-            Err(error)
-        })
+        }
     }
 
     /// Hands on the batches of a queue; tells where they end, or where the damaged one begins.
@@ -365,13 +376,16 @@ impl Loop {
         match outcome.code.remedy() {
             Remedy::RefreshRoute => self.shared.client.routes.suspect(topic),
             Remedy::None | Remedy::Retry => {}
-            Remedy::Fatal => self.shared.hand(Fetched::Trouble(ClientError::Refused {
-                server: Arc::clone(&self.fetcher.broker),
-                request: "Fetch",
-                code: outcome.code,
-                retry_after_ms: 0,
-                detail: format!("queue {queue} of topic {topic} at offset {wanted}").into(),
-            })),
+            Remedy::Fatal => {
+                let error = ClientError::Refused {
+                    server: Arc::clone(&self.fetcher.broker),
+                    request: "Fetch",
+                    code: outcome.code,
+                    retry_after_ms: 0,
+                    detail: format!("queue {queue} of topic {topic} at offset {wanted}").into(),
+                };
+                self.tell(outcome.queue, &error);
+            }
         }
         self.paused.insert(outcome.queue, Instant::now() + REFUSED_PAUSE);
     }

@@ -137,7 +137,8 @@ impl Sender {
             self.connection = None;
             self.shared.client.routes.refresh();
         }
-        let wanted = !self.active.is_empty() || self.lane.reach() == Reach::Down && !self.shared.is_closing();
+        let missed = self.lane.reach() == Reach::Down && !self.shared.is_closing();
+        let wanted = !self.active.is_empty() || missed && self.shared.is_alive(&self.lane.broker);
         if self.connection.is_some() || self.connecting.is_some() || !wanted {
             return;
         }

@@ -346,6 +346,14 @@ impl Shared {
             Some((Arc::clone(name), self.queue_set(&mut places, route?)))
         });
         self.topics.store(Arc::new(adopted.collect()));
+        // Unreachable so far, and said to be alive: worth an attempt.
+        let missed = places.lanes.values().filter(|lane| lane.reach() == Reach::Down);
+        missed.for_each(|lane| lane.wake());
+    }
+
+    /// Whether the nameserver asked last knows a broker as alive.
+    pub(crate) fn is_alive(&self, broker: &str) -> bool {
+        self.client.routes.load().brokers.get(broker).is_some_and(|broker| broker.alive)
     }
 
     /// Begins to use a topic.
