@@ -25,7 +25,7 @@ pub use consumer::{
 };
 pub use equeue_net::Code;
 pub use equeue_net::api::AckLevel;
-pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record};
+pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record, key_hash};
 pub use error::{ClientError, EnqueueError, HandlerError, SendError};
 pub use message::{Header, Message, Receipt, Received, Text};
 pub use producer::selector::{Choice, HashOfKey, QueueSelector, RoundRobin, TopicQueues};

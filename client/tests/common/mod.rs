@@ -1,6 +1,7 @@
 //! A nameserver and a broker in this process, which can be stopped and started again on the same ports and data.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::indexing_slicing, reason = "a broker that a test did not start is a mistake of the test")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,14 +15,23 @@ use tempfile::TempDir;
 /// Longest wait for anything in a test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One nameserver, one broker.
+/// One nameserver, one broker or several.
 pub struct Cluster {
-    data: TempDir,
     nameserver_address: SocketAddr,
-    broker_address: SocketAddr,
     nameserver: Option<NameserverHandle>,
-    broker: Option<BrokerHandle>,
+    brokers: Vec<Place>,
     shards: u16,
+}
+
+/// A broker's data and address, and the broker while it runs.
+struct Place {
+    data: TempDir,
+    address: SocketAddr,
+    broker: Option<BrokerHandle>,
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 impl Cluster {
@@ -34,18 +44,18 @@ impl Cluster {
     pub fn start_with_shards(shards: u16) -> Self {
         let level = tracing::Level::INFO;
         let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(level).try_init();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut cluster = Self {
-            data: tempfile::tempdir().expect("a directory for the broker"),
-            nameserver_address: any,
-            broker_address: any,
-            nameserver: None,
-            broker: None,
-            shards,
-        };
+        let mut cluster =
+            Self { nameserver_address: any_port(), nameserver: None, brokers: Vec::new(), shards };
         cluster.start_nameserver();
-        cluster.start_broker();
+        cluster.add_broker();
         cluster
+    }
+
+    /// Another broker, `broker-b` and so on.
+    pub fn add_broker(&mut self) {
+        let data = tempfile::tempdir().expect("a directory for the broker");
+        self.brokers.push(Place { data, address: any_port(), broker: None });
+        self.start_broker_at(self.brokers.len() - 1);
     }
 
     pub fn start_nameserver(&mut self) {
@@ -70,10 +80,16 @@ impl Cluster {
     }
 
     pub fn start_broker(&mut self) {
+        self.start_broker_at(0);
+    }
+
+    pub fn start_broker_at(&mut self, index: usize) {
+        let place = &mut self.brokers[index];
+        let letter = char::from(b'a' + u8::try_from(index).expect("few brokers"));
         let mut config = BrokerConfig {
-            name: "broker-a".to_owned(),
-            data_dir: self.data.path().join("data"),
-            listen: self.broker_address.to_string(),
+            name: format!("broker-{letter}"),
+            data_dir: place.data.path().join("data"),
+            listen: place.address.to_string(),
             http_listen: String::new(),
             nameservers: vec![self.nameserver_address.to_string()],
             auto_create_topics: true,
@@ -85,8 +101,8 @@ impl Cluster {
         config.storage.segment_bytes_max = ByteSize::mib(16);
         config.timers.register_ms = 200;
         let handle = equeue_broker::start(config).expect("the broker starts");
-        self.broker_address = handle.address();
-        self.broker = Some(handle);
+        place.address = handle.address();
+        place.broker = Some(handle);
     }
 
     /// For the next start of the broker.
@@ -95,7 +111,11 @@ impl Cluster {
     }
 
     pub async fn stop_broker(&mut self) {
-        if let Some(handle) = self.broker.take() {
+        self.stop_broker_at(0).await;
+    }
+
+    pub async fn stop_broker_at(&mut self, index: usize) {
+        if let Some(handle) = self.brokers[index].broker.take() {
             handle.stop();
             let stopping = tokio::task::spawn_blocking(|| handle.join());
             stopping.await.expect("no panic").expect("the broker stops in order");
@@ -103,7 +123,9 @@ impl Cluster {
     }
 
     pub async fn client(&self) -> Client {
-        let builder = Client::builder().nameservers([self.nameserver_address.to_string()]);
+        // The second one does not exist: it must not matter.
+        let nameservers = [self.nameserver_address.to_string(), "127.0.0.1:1".to_owned()];
+        let builder = Client::builder().nameservers(nameservers);
         builder
             .client_id("test")
             .request_timeout(Duration::from_secs(5))
@@ -113,11 +135,12 @@ impl Cluster {
     }
 }
 
-/// A client that knows the broker: the first registration may take a moment.
+/// A client whose nameserver knows the brokers: the first registration may take a moment.
 pub async fn ready(cluster: &Cluster) -> Client {
     let client = cluster.client().await;
+    let all = cluster.brokers.len();
     tokio::time::timeout(PATIENCE, async {
-        while client.admin().cluster().await.map_or(true, |brokers| brokers.is_empty()) {
+        while client.admin().cluster().await.map_or(true, |brokers| brokers.len() < all) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
