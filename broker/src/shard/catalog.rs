@@ -11,6 +11,7 @@ use equeue_net::Code;
 use equeue_net::api::Status;
 use equeue_storage::io::Io as _;
 use equeue_storage::log::{AppendError, AtomicPart};
+use futures::future::{Either, select};
 
 use super::call::Call;
 use super::mesh::Pool;
@@ -22,6 +23,8 @@ use crate::state_key;
 
 /// Changes that may wait for their turn.
 const CHANGES_MAX: usize = 64;
+/// Time between two looks at whether the broker stops.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// State entries in one atomic append.
 pub(crate) const ENTRIES_MAX: usize = 1024;
 
@@ -102,8 +105,14 @@ pub(crate) async fn give_to_others(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
             }
         }
     }
-    for reply in replies {
-        let _ = reply.await; // a shard that is gone needs no catalog
+    for mut reply in replies {
+        // A shard that could not start never answers, and then the broker stops: it needs no catalog.
+        while shard.broker.phase() != Phase::Stopping {
+            let pause = std::pin::pin!(shard.io.sleep(LOOK_EVERY));
+            if let Either::Left(_) = select(&mut reply, pause).await {
+                break;
+            }
+        }
     }
 }
 
