@@ -288,11 +288,7 @@ impl<I: Io> CommitLog<I> {
                 .work
                 .until(|| {
                     let step = self.inner.core.borrow().step();
-                    if step == Step::Wait {
-                        self.hurry_when_waited_for();
-                        return None;
-                    }
-                    Some(step)
+                    (step != Step::Wait).then_some(step)
                 })
                 .await;
             match step {

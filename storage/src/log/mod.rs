@@ -78,8 +78,6 @@ struct Inner<I: Io> {
     tickets: TicketWaiters,
     reads: Reads<I>,
     indexes: Indexes<I>,
-    /// The segment being prepared is needed now.
-    hurry: Cell<bool>,
     /// A task writes index files.
     indexing: Cell<bool>,
     /// The flusher ended.
@@ -238,7 +236,6 @@ impl<I: Io> CommitLog<I> {
                 core.closing = Closing::Asked;
             }
         }
-        self.inner.hurry.set(true);
         self.inner.work.notify();
         self.inner
             .stop
@@ -264,7 +261,6 @@ impl<I: Io> CommitLog<I> {
                 tickets: TicketWaiters::default(),
                 reads: Reads::new(),
                 indexes: Indexes::new(),
-                hurry: Cell::new(false),
                 indexing: Cell::new(false),
                 stopped: Cell::new(false),
                 busy: Cell::new(0),

@@ -1,7 +1,8 @@
 //! From one segment to the next: preparing ahead, the switch, the index of what was sealed.
 //!
-//! A background task keeps one segment prepared. When the log needs it before it is zeroed to its end, the task is told
-//! to hurry and hands over what it has; such segments are counted. When the space is not there, the last prepared
+//! A background task keeps one segment prepared, at a pace that follows the log: zeros written in bursts would stand in
+//! the way of flushes, zeros written too late would make the log wait. When the log needs the segment long before it is
+//! zeroed to its end, the task hands over what it has; such segments are counted. When the space is not there, the last prepared
 //! segment is a reserve: once it is the active one, messages are refused and the space is asked for every second.
 
 use std::rc::Rc;
@@ -12,11 +13,15 @@ use super::core::{Closing, Core, Next, Prepared, Stage};
 use super::segments::Segment;
 use crate::format::{Salt, SegmentHeader, prep_name};
 use crate::io::{Io, IoFile};
-use crate::segment::{Fill, Preparation, PrepareError, prepare_ahead};
+use crate::segment::{Fill, Pace, Preparation, PrepareError, prepare_ahead};
 use crate::types::Position;
 
 /// How long to wait before a segment that could not be prepared is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Zeros that the log waits for rather than go on in a segment without them: about 50 ms, where flushes into blocks
+/// that were never written take three times as long as others for the rest of the segment.
+const WORTH_WAITING_BYTES: u64 = 64 << 20;
 
 impl<I: Io> Core<I> {
     /// Size of the segment after the active one.
@@ -30,6 +35,34 @@ impl<I: Io> Core<I> {
     /// Position of the segment after the newest one.
     fn next_position(&self) -> Position {
         self.segments.last().map_or(Position(0), |last| last.header.end())
+    }
+
+    /// How urgently the next segment, of `bytes` bytes, is zeroed when `zeroed` bytes of it are.
+    ///
+    /// While the log writes, the zeros stay between once and twice its own progress: less, and they are not ready in
+    /// time; more, and they come in bursts that flushes wait behind.
+    fn pace(&self, zeroed: u64, bytes: u64) -> Pace {
+        if self.closing != Closing::No || self.poison.is_some() {
+            return Pace::Abandon;
+        }
+        if self.waits_for_segment() {
+            let is_soon = bytes - zeroed <= WORTH_WAITING_BYTES;
+            return if is_soon { Pace::Hurry } else { Pace::Abandon };
+        }
+        let Some((active, _)) = &self.active else { return Pace::Hurry };
+        if self.in_flight.is_empty() {
+            return Pace::Ahead;
+        }
+        // Both in sixteenths of their segment.
+        let used = (self.position.0 - active.position.0) * 16 / active.bytes;
+        let zeroed = zeroed * 16 / bytes;
+        if zeroed > used * 2 {
+            Pace::Wait
+        } else if zeroed <= used + 1 {
+            Pace::Hurry
+        } else {
+            Pace::Ahead
+        }
     }
 
     /// The prepared segment becomes the active one; gives the file of the one before.
@@ -101,12 +134,12 @@ impl<I: Io> CommitLog<I> {
         let _busy = self.busy();
         let (log, sync_dir) = {
             let core = self.inner.core.borrow();
-            self.inner.hurry.set(core.closing != Closing::No);
             (core.log, !core.options.hazards.no_dir_sync)
         };
         let created_ms = self.inner.io.wall_ms();
         let header = SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms };
-        let how = Preparation { hurry: &self.inner.hurry, sync_dir };
+        let pace = |zeroed| self.inner.core.borrow().pace(zeroed, bytes);
+        let how = Preparation { pace: &pace, sync_dir };
         let (file, content) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
         Ok(Prepared { header, file: Rc::new(file), late: content == Fill::Reserved })
     }
@@ -122,13 +155,6 @@ impl<I: Io> CommitLog<I> {
         }
         drop(core);
         self.inner.work.notify();
-    }
-
-    /// Tells the preparing task that its segment is needed now.
-    pub(super) fn hurry_when_waited_for(&self) {
-        if !self.inner.hurry.get() && self.inner.core.borrow().waits_for_segment() {
-            self.inner.hurry.set(true);
-        }
     }
 
     /// Writes the index files of sealed segments that have none, oldest first, unless that is going on already.

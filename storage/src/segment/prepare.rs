@@ -5,11 +5,12 @@
 //! is twice as fast as into blocks that were only reserved (each first write changes the file's metadata, and the
 //! sync waits for the journal): hence the zeros.
 
-use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use thiserror::Error;
 
 use crate::format::{FileName, SEGMENT_HEADER_LEN, SegmentHeader, WINDOW_BYTES, prep_name, segment_name};
@@ -24,11 +25,40 @@ pub enum Fill {
     Reserved,
 }
 
+/// How urgently zeros are written, asked before each window of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Not now: what the log writes goes first.
+    Wait,
+    /// One write at a time.
+    Ahead,
+    /// As fast as the device takes them.
+    Hurry,
+    /// No more: the rest is reserved only.
+    Abandon,
+}
+
+impl Pace {
+    /// Writes in flight.
+    const fn depth(self) -> usize {
+        match self {
+            Self::Wait | Self::Abandon => 0,
+            Self::Ahead => 1,
+            Self::Hurry => HURRY_DEPTH,
+        }
+    }
+}
+
+/// Enough writes of 1 MiB in flight to use a device beside the flushes of a log at full load.
+const HURRY_DEPTH: usize = 4;
+/// How long to wait before the pace is asked for again.
+const PACE_WAIT: Duration = Duration::from_millis(1);
+
 /// How a segment is prepared ahead.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Preparation<'a> {
-    /// Set by whoever cannot wait any longer: the rest is reserved only.
-    pub hurry: &'a Cell<bool>,
+    /// The pace, given the bytes of zeros so far.
+    pub pace: &'a dyn Fn(u64) -> Pace,
     /// Sync the folder after the renaming. Only a null control does without.
     pub sync_dir: bool,
 }
@@ -59,7 +89,7 @@ fn failed<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(io::Error) ->
 
 /// Makes a segment in `dir` and gives it open for writing; it is durable, with its name.
 ///
-/// Yields after each 1 MiB. When it fails, what it made is removed as well as can be. Dropped half-way, or at a
+/// When it fails, what it made is removed as well as can be. Dropped half-way, or at a
 /// crash, it leaves a file for [`remove_leftovers`].
 pub async fn prepare_segment<I: Io>(
     io: &I,
@@ -67,13 +97,13 @@ pub async fn prepare_segment<I: Io>(
     header: &SegmentHeader,
     content: Fill,
 ) -> Result<I::File, PrepareError> {
-    let hurry = Cell::new(content == Fill::Reserved);
-    let (file, _) = prepare_ahead(io, dir, header, Preparation { hurry: &hurry, sync_dir: true }).await?;
+    let pace = |_| if content == Fill::Reserved { Pace::Abandon } else { Pace::Ahead };
+    let (file, _) = prepare_ahead(io, dir, header, Preparation { pace: &pace, sync_dir: true }).await?;
     Ok(file)
 }
 
-/// Like [`prepare_segment`], for as long as nobody needs the segment: then only the rest is left without zeros, and
-/// the content is [`Fill::Reserved`].
+/// Like [`prepare_segment`], at the pace that is asked for. When that abandons the zeros the content is
+/// [`Fill::Reserved`].
 pub async fn prepare_ahead<I: Io>(
     io: &I,
     dir: &Path,
@@ -81,7 +111,7 @@ pub async fn prepare_ahead<I: Io>(
     how: Preparation<'_>,
 ) -> Result<(I::File, Fill), PrepareError> {
     let temporary = dir.join(prep_name(header.position.0));
-    let prepared = match write_prepared(io, &temporary, header, how.hurry).await {
+    let prepared = match write_prepared(io, &temporary, header, how.pace).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // The space is wanted back, above all on a full disk; the first error is what matters.
@@ -101,11 +131,11 @@ async fn write_prepared<I: Io>(
     io: &I,
     path: &Path,
     header: &SegmentHeader,
-    hurry: &Cell<bool>,
+    pace: &dyn Fn(u64) -> Pace,
 ) -> Result<(I::File, Fill), PrepareError> {
     let file = io.open(path, Access::CreateNew).await.map_err(failed(path, "creating"))?;
     file.preallocate(header.bytes).await.map_err(failed(path, "reserving space"))?;
-    let content = write_zeros(io, &file, header.bytes, hurry).await.map_err(failed(path, "writing zeros"))?;
+    let content = write_zeros(io, &file, header.bytes, pace).await.map_err(failed(path, "writing zeros"))?;
     let mut block = io.allocate(SEGMENT_HEADER_LEN);
     block.as_mut().copy_from_slice(&header.encode());
     write_whole(&file, Rc::new(block), 0).await.map_err(failed(path, "writing the header"))?;
@@ -113,20 +143,39 @@ async fn write_prepared<I: Io>(
     Ok((file, content))
 }
 
-async fn write_zeros<I: Io>(io: &I, file: &I::File, bytes: u64, hurry: &Cell<bool>) -> io::Result<Fill> {
-    let window = usize::try_from(WINDOW_BYTES).map_err(io::Error::other)?;
-    let mut zeros = io.allocate(window);
+async fn write_zeros<I: Io>(
+    io: &I,
+    file: &I::File,
+    bytes: u64,
+    pace: &dyn Fn(u64) -> Pace,
+) -> io::Result<Fill> {
+    let mut zeros = io.allocate(usize::try_from(WINDOW_BYTES).map_err(io::Error::other)?);
     zeros.as_mut().fill(0);
     let zeros = Rc::new(zeros);
+    let mut writes = FuturesUnordered::new();
+    let mut result = Ok(Fill::Written);
+    let mut begun = 0;
     // Sizes of segments are multiples of a window.
-    for position in (0..bytes).step_by(window) {
-        if hurry.get() {
-            return Ok(Fill::Reserved);
+    while begun < bytes && result.is_ok() {
+        let pace = pace(begun);
+        if pace == Pace::Abandon {
+            result = Ok(Fill::Reserved);
+            break;
         }
-        write_whole(file, Rc::clone(&zeros), position).await?;
-        io.yield_now().await;
+        if writes.len() < pace.depth() {
+            writes.push(write_whole(file, Rc::clone(&zeros), begun));
+            begun += WINDOW_BYTES;
+        } else if let Some(written) = writes.next().await {
+            result = written.map(|()| Fill::Written);
+        } else {
+            io.sleep(PACE_WAIT).await;
+        }
     }
-    Ok(Fill::Written)
+    // No write may be dropped before it ends.
+    while let Some(written) = writes.next().await {
+        result = written.and(result);
+    }
+    result
 }
 
 /// A short count is a failed write.
