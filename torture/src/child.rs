@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest line that is looked at as a whole.
 const LINE_BYTES_MAX: u64 = 1 << 16;
@@ -47,6 +47,25 @@ pub(crate) struct Addresses {
     pub(crate) nameserver: Option<SocketAddr>,
     /// The broker, when this process holds one.
     pub(crate) broker: Option<SocketAddr>,
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Usage {
+    /// Bytes of memory in use.
+    pub(crate) resident_bytes: u64,
+    /// Open files, sockets and rings.
+    pub(crate) descriptors: usize,
+}
+
+impl Usage {
+    /// The greater of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            resident_bytes: self.resident_bytes.max(other.resident_bytes),
+            descriptors: self.descriptors.max(other.descriptors),
+        }
+    }
 }
 
 /// What the readers of its output saw.
@@ -137,6 +156,16 @@ impl Child {
             }
             tokio::time::sleep(GLANCE).await;
         }
+    }
+
+    /// What it holds now; `None`: it is gone.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let process = PathBuf::from(format!("/proc/{}", self.process.id()));
+        let status = std::fs::read_to_string(process.join("status")).ok()?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let resident_kib: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        let descriptors = std::fs::read_dir(process.join("fd")).ok()?.count();
+        Some(Usage { resident_bytes: resident_kib << 10, descriptors })
     }
 
     /// Whether it says that the stop before this start was orderly; `None`: it says nothing.
@@ -338,6 +367,8 @@ mod tests {
         };
         let mut child = Child::spawn(&spec).unwrap();
         let (addresses, _) = child.ready(Duration::from_secs(20)).await.unwrap();
+        let usage = child.usage().unwrap();
+        assert!(usage.resident_bytes > 0 && usage.descriptors >= 3, "{usage:?}");
         assert_eq!(addresses.broker, Some("127.0.0.1:9".parse().unwrap()));
         let (status, _) = child.terminate(Duration::from_secs(20)).await.unwrap();
         assert!(status.success());

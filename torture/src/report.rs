@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::child::Usage;
 use crate::oracle::Evidence;
 use crate::oracle::violation::{Class, Findings, Violation};
 
@@ -71,6 +72,8 @@ pub(crate) struct Report {
     pub(crate) readings: u32,
     /// Starts that the broker refused because of damage, where losses are expected.
     pub(crate) refusals: u32,
+    /// The most that a broker held before a fault.
+    pub(crate) usage: Usage,
     /// What was found.
     pub(crate) findings: Findings,
     /// Wall clock.
@@ -95,6 +98,7 @@ struct Printed<'a> {
     messages: Messages,
     restart_to_ready_ms: Spread,
     ready_to_first_ack_ms: Spread,
+    usage_max: Usage,
     seconds: f64,
     violations: BTreeMap<&'static str, u64>,
     violations_total: u64,
@@ -153,6 +157,7 @@ impl Report {
             messages: self.messages,
             restart_to_ready_ms: self.restart.spread(),
             ready_to_first_ack_ms: self.first_ack.spread(),
+            usage_max: self.usage,
             seconds: self.took.as_secs_f64(),
             violations: Class::ALL.into_iter().map(count).collect(),
             violations_total: self.findings.total(),
@@ -189,6 +194,8 @@ impl Report {
             let Spread { count, p50, max } = times.spread();
             writeln!(to, "  {name:19} p50 {p50:.0} ms, max {max:.0} ms ({count})")?;
         }
+        let Usage { resident_bytes, descriptors } = self.usage;
+        writeln!(to, "  held at the most    {} MiB, {descriptors} descriptors", resident_bytes >> 20)?;
         writeln!(to, "  violations          {}", self.findings.total())?;
         for class in Class::ALL {
             let count = self.findings.count(class);

@@ -31,6 +31,7 @@ impl Campaign<'_> {
             self.crash_while_full(life).await?;
         }
         life.check_alive()?;
+        self.report.usage = self.report.usage.max(life.usage());
         life.drop_ballast()?;
         life.remark("freed");
         self.recovers(life).await?;

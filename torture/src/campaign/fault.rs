@@ -56,6 +56,7 @@ impl Campaign<'_> {
     /// Strikes, starts the broker again, and waits until sends and pulls work (C9).
     pub(super) async fn strike(&mut self, life: &mut Life, fault: Fault) -> anyhow::Result<()> {
         life.check_alive()?;
+        self.report.usage = self.report.usage.max(life.usage());
         life.remark(&format!("{fault:?}"));
         match fault {
             Fault::Kill => {

@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{Mode, Plan};
+use crate::child::Usage;
 use crate::cli::{Hazard, ServersArg, variable};
 use crate::disk::{Fs, Mount, PowerImage, make_image};
 use crate::journal::Journal;
@@ -117,6 +118,11 @@ impl Life {
             self.shared.violation(Class::Crash, || format!("the broker ended by itself: {status}\n{log}"));
         }
         Ok(())
+    }
+
+    /// What the broker holds now.
+    pub(super) fn usage(&mut self) -> Usage {
+        self.servers.broker().and_then(|broker| broker.usage()).unwrap_or_default()
     }
 
     /// Panics are violations (C10).
