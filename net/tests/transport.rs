@@ -592,6 +592,21 @@ fn sockets_are_handed_over_to_another_executor_and_never_leak() {
 }
 
 #[test]
+fn a_listener_waits_for_the_socket_of_its_predecessor() {
+    let first = bind("127.0.0.1:0").expect("a free port");
+    let address = first.local_addr().expect("a bound socket").to_string();
+    let (began, left) = std::sync::mpsc::channel();
+    let predecessor = std::thread::spawn(move || {
+        began.send(()).expect("the test waits");
+        std::thread::sleep(Duration::from_millis(200));
+        drop(first);
+    });
+    left.recv().expect("the predecessor lives");
+    bind(&address).expect("the predecessor has gone");
+    predecessor.join().expect("the predecessor ends");
+}
+
+#[test]
 fn a_second_listener_on_the_same_address_is_refused() {
     let first = bind("127.0.0.1:0").unwrap();
     let address = first.local_addr().unwrap().to_string();

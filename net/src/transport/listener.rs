@@ -24,6 +24,11 @@ const BACKLOG: i32 = 1024;
 const BATCH_MAX: usize = 64;
 /// Time to wait after a failed accept (most often: no descriptors left).
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long an address may still be taken by a predecessor: the kernel ends the rings of a killed process, and with
+/// them its listening socket, some milliseconds after the process itself.
+const PREDECESSOR_MAX: Duration = Duration::from_secs(2);
+/// Time between two looks at whether it is.
+const PREDECESSOR_STEP: Duration = Duration::from_millis(5);
 /// Least time between two warnings of one kind.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,12 +55,15 @@ pub enum BindError {
     },
 }
 
-/// Listens on `address` (`host:port`; port 0: one that the system chooses). Blocks only while a name is resolved.
+/// Listens on `address` (`host:port`; port 0: one that the system chooses).
+///
+/// Blocks while a name is resolved, and for up to 2 s while the address is taken: a server that is started again right
+/// after it was killed meets its own old socket.
 pub fn bind(address: &str) -> Result<TcpListener, BindError> {
     let refuse = |source| BindError::Address { address: address.to_owned(), source };
     let first = address.to_socket_addrs().map_err(refuse)?.next();
     let address = first.ok_or_else(|| refuse(io::ErrorKind::NotFound.into()))?;
-    listen(address).map_err(|source| {
+    listen_after_predecessor(address).map_err(|source| {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "another process listens there",
             io::ErrorKind::PermissionDenied => "not permitted",
@@ -64,6 +72,18 @@ pub fn bind(address: &str) -> Result<TcpListener, BindError> {
         };
         BindError::Listen { address, hint, source }
     })
+}
+
+fn listen_after_predecessor(address: SocketAddr) -> io::Result<TcpListener> {
+    let began = Instant::now();
+    loop {
+        match listen(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < PREDECESSOR_MAX => {
+                std::thread::sleep(PREDECESSOR_STEP);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
