@@ -159,6 +159,9 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, BrokerError> {
 
 /// Settings of one log: the logs of a shard share its cache.
 fn log_options(config: &BrokerConfig, logs: u16) -> LogOptions {
+    if config.hazards.any() {
+        tracing::error!(hazards = ?config.hazards, "mechanisms are switched off: acknowledged messages will be lost");
+    }
     let logs_per_shard = usize::from(logs.div_ceil(config.shard_count())).max(1);
     LogOptions {
         segment_bytes_max: config.storage.segment_bytes_max.0,
@@ -170,7 +173,7 @@ fn log_options(config: &BrokerConfig, logs: u16) -> LogOptions {
         snapshot_bytes: config.storage.snapshot_bytes.0,
         idle_ms: config.storage.idle_ms,
         producers_max: config.storage.producers_max,
-        ..LogOptions::default()
+        hazards: config.hazards.into(),
     }
 }
 

@@ -120,6 +120,9 @@ mod tests {
     fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeSet<String>) {
         for (name, value) in table {
             let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            if name == "hazards" {
+                continue; // not for people
+            }
             match value {
                 toml::Value::Table(inner) => flatten(&name, inner, into),
                 _ => assert!(into.insert(name)),

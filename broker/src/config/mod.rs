@@ -1,7 +1,8 @@
 //! The settings of a broker: what there is, the defaults, and which values make sense together.
 //!
-//! Unknown keys are errors. [`KEYS`] documents every key and is tested to be complete and to hold the defaults.
+//! Unknown keys are errors. [`KEYS`] documents every key but those of `[hazards]`, and is tested to be complete and to hold the defaults.
 
+mod hazards;
 mod keys;
 mod size;
 
@@ -12,6 +13,7 @@ use equeue_net::frame::FRAME_BYTES_MAX;
 use equeue_net::limits;
 use serde::{Deserialize, Serialize};
 
+pub use hazards::HazardConfig;
 pub use keys::{ConfigKey, KEYS, default_toml};
 pub use size::{ByteSize, ByteSizeError};
 
@@ -71,6 +73,8 @@ pub struct BrokerConfig {
     pub net: NetConfig,
     /// Intervals and deadlines.
     pub timers: TimerConfig,
+    /// For tests of tests only.
+    pub hazards: HazardConfig,
 }
 
 /// Memory of the whole broker.
@@ -168,6 +172,7 @@ impl Default for BrokerConfig {
             storage: StorageConfig::default(),
             net: NetConfig::default(),
             timers: TimerConfig::default(),
+            hazards: HazardConfig::default(),
         }
     }
 }
