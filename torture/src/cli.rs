@@ -146,6 +146,30 @@ pub(crate) enum CutArg {
 pub(crate) enum Hazard {
     /// Acknowledge without syncing
     NoSync,
+    /// Do not sync the active segment before recovery decides where it ends
+    NoRecoverySync,
+    /// Go on in the next segment before the last one is sealed and synced
+    NoRollBarrier,
+    /// Do not sync the directory after renames
+    NoDirSync,
+    /// Answer a duplicate before its original is durable
+    EarlyDuplicate,
+    /// Serve reads past the durable end
+    NoHighWatermark,
+}
+
+impl Hazard {
+    /// The key of the broker that switches it on.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::NoSync => "hazards.no_sync",
+            Self::NoRecoverySync => "hazards.no_recovery_sync",
+            Self::NoRollBarrier => "hazards.no_roll_barrier",
+            Self::NoDirSync => "hazards.no_dir_sync",
+            Self::EarlyDuplicate => "hazards.early_duplicate",
+            Self::NoHighWatermark => "hazards.no_high_watermark",
+        }
+    }
 }
 
 /// Options of `diskfull`.

@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::{Mode, Plan};
 use crate::child::Usage;
-use crate::cli::{Hazard, ServersArg, variable};
+use crate::cli::{ServersArg, variable};
 use crate::disk::{Fs, Mount, PowerImage, make_image};
 use crate::journal::Journal;
 use crate::load::{GROUPS, Load, Shape, Shared, reader};
@@ -213,13 +213,17 @@ impl Life {
         std::fs::remove_file(mount.directory().join(BALLAST)).context("cannot remove the ballast")
     }
 
-    /// Ends everything and hands what was found to the report.
-    pub(super) async fn end(mut self, report: &mut Report) {
-        if let Some(load) = self.load.take() {
-            load.stop().await;
+    /// Ends everything and hands what was found to the report. `failed`: the broker may be in any state.
+    pub(super) async fn end(mut self, failed: bool, report: &mut Report) {
+        match self.load.take() {
+            Some(load) if failed => load.abort().await,
+            Some(load) => load.stop().await,
+            None => {}
         }
         self.client.close().await;
-        match self.servers.stop_broker().await {
+        let stopped =
+            if failed { self.servers.kill_broker().map(|_| None) } else { self.servers.stop_broker().await };
+        match stopped {
             Ok(None) => {}
             Ok(Some(reason)) => self.shared.violation(Class::Crash, || reason),
             Err(error) => self.shared.violation(Class::Crash, || format!("{error:#}")),
@@ -279,22 +283,25 @@ fn shape(plan: &Plan) -> Shape {
 fn settings(plan: &Plan, random: &mut SmallRng) -> Vec<(String, String)> {
     let mut settings = Vec::new();
     let mut set = |key: &str, value: &str| settings.push((variable(key), value.to_owned()));
-    if matches!(plan.mode, Mode::DiskFull(_)) {
-        set("storage.segment_bytes_first", "1MiB");
-        set("storage.segment_bytes_max", "2MiB");
-        set("storage.snapshot_bytes", "2MiB");
-    } else if random.random_bool(0.67) {
-        set("storage.segment_bytes_first", "2MiB");
-        set("storage.segment_bytes_max", "4MiB");
-        set("storage.snapshot_bytes", "3MiB");
+    let bytes = match &plan.mode {
+        Mode::DiskFull(_) => Some(("1MiB", "2MiB", "2MiB")),
+        // A crash uses up what is prepared: large segments would fill the image within a few rounds.
+        Mode::PowerCut(_) if random.random_bool(0.5) => Some(("1MiB", "2MiB", "2MiB")),
+        Mode::PowerCut(_) => Some(("2MiB", "4MiB", "3MiB")),
+        _ => random.random_bool(0.67).then_some(("2MiB", "4MiB", "3MiB")),
+    };
+    if let Some((first, max, snapshot)) = bytes {
+        set("storage.segment_bytes_first", first);
+        set("storage.segment_bytes_max", max);
+        set("storage.snapshot_bytes", snapshot);
     }
     set("memory.limit", if random.random_bool(0.5) { "96MiB" } else { "256MiB" });
     set("shards", if random.random_bool(0.5) { "1" } else { "2" });
     set("logs", if random.random_bool(0.5) { "2" } else { "3" });
     if let Mode::PowerCut(arguments) = &plan.mode
-        && arguments.hazard == Some(Hazard::NoSync)
+        && let Some(hazard) = arguments.hazard
     {
-        set("hazards.no_sync", "true");
+        set(hazard.key(), "true");
     }
     settings.extend(plan.run.settings.iter().cloned());
     settings

@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tempfile::TempDir;
 
-use crate::cli::{DiskfullArgs, Hazard, PowercutArgs, RunArgs};
+use crate::cli::{DiskfullArgs, PowercutArgs, RunArgs};
 use crate::disk::Fs;
 use crate::oracle::violation::Class;
 use crate::report::Report;
@@ -70,7 +70,7 @@ impl Plan {
         match &self.mode {
             Mode::Kill | Mode::Stop => "a directory".to_owned(),
             Mode::PowerCut(PowercutArgs { fs, size, cut, hazard, .. }) => {
-                let hazard = if *hazard == Some(Hazard::NoSync) { ", syncing off" } else { "" };
+                let hazard = hazard.map(|hazard| format!(", {}", hazard.key())).unwrap_or_default();
                 format!("{fs:?} ({size} MiB), power cut: {cut:?}{hazard}").to_lowercase()
             }
             Mode::DiskFull(arguments) => format!("ext4 ({} MiB)", arguments.size),
@@ -177,7 +177,7 @@ impl Campaign<'_> {
             Mode::DiskFull(_) => self.fill_and_free(&mut life).await,
             _ => self.rounds(&mut life).await,
         };
-        life.end(&mut self.report).await;
+        life.end(result.is_err(), &mut self.report).await;
         if self.report.findings.total() == 0 && result.is_ok() && !self.plan.run.keep {
             std::fs::remove_dir_all(&directory)
                 .with_context(|| format!("cannot remove {}", directory.display()))?;

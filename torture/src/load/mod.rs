@@ -195,7 +195,12 @@ impl Load {
         self.orders.send_replace(Order::Send);
     }
 
-    /// Ends all tasks.
+    /// Ends all tasks at once; what they were about is not known any more.
+    pub(crate) async fn abort(mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Ends all tasks in order. The broker must be there.
     pub(crate) async fn stop(mut self) {
         self.orders.send_replace(Order::Stop);
         let end = async { while self.tasks.join_next().await.is_some() {} };
