@@ -145,7 +145,8 @@ fn a_failed_write_stops_writes_for_good_and_nothing_acknowledged_is_lost() {
     assert_eq!(common::get(http, "/healthz").0, 200);
     broker.stop();
     let ended = broker.join();
-    assert!(matches!(ended, Err(BrokerError::LogFailed { log: 0, .. })), "{ended:?}");
+    // Log 1 marks its end when it is idle: that may have failed as well, and be told first.
+    assert!(matches!(ended, Err(BrokerError::LogFailed { .. })), "{ended:?}");
 
     let broker = start_with(config(dir.path(), 2));
     let mut client = Client::connect(broker.address());

@@ -118,6 +118,8 @@ impl Client {
             let read = match self.stream.read(&mut part) {
                 Ok(read) => read,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+                // A read with a timeout may be interrupted without any signal, and is not begun again by the kernel.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => panic!("no answer in time: {error}"),
             };
             if read == 0 {
@@ -311,6 +313,7 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
+    // (`read_to_string` goes on after an interruption by itself.)
     stream.read_to_string(&mut text).unwrap();
     let status = text.split_whitespace().nth(1).unwrap().parse().unwrap();
     (status, text)
