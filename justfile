@@ -63,7 +63,7 @@ powercut rounds="20": release
 
 # The null control: without syncs the same test must find losses.
 powercut-null rounds="5": release
-    cargo run --release -p equeue-torture -- powercut --fs ext4 --hazard no-sync --rounds {{ rounds }}
+    cargo run --release -p equeue-torture -- powercut --fs ext4 --hazard no-sync --expect-loss --rounds {{ rounds }}
 
 # A disk that runs full under load, and is given space again.
 diskfull rounds="3": release
