@@ -57,7 +57,8 @@ pub(crate) async fn run(command: MessageCommand, format: Format) -> anyhow::Resu
         MessageCommand::Get { id, cluster } => {
             let client = cluster.client().await?;
             let found = client.admin().get_message(&id).await.map_err(|error| cluster.explain(error))?;
-            let gone = || format!("message {id} is not there: retention has taken it, or it never was");
+            let gone =
+                || format!("message {id} is not there: it was never stored, or belongs to another cluster");
             one(client, found, gone, format).await
         }
         MessageCommand::At { topic, queue, offset, cluster } => {

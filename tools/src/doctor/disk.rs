@@ -107,7 +107,7 @@ fn free_space_finding(directory: &Path) -> Finding {
         let remedy = "free at least 256 MiB: below, producers are answered DISK_FULL";
         Finding::blocking(check, found, remedy)
     } else if free < FREE_GOOD {
-        Finding::warning(check, found, "give it more, or set `retention` so that old segments go in time")
+        Finding::warning(check, found, "give it more: a full disk refuses new messages")
     } else {
         Finding::ok(check, found)
     }
