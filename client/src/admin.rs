@@ -1,6 +1,7 @@
 //! Topics, offsets and inspection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use equeue_net::Code;
@@ -21,6 +22,10 @@ use crate::{ClientError, Received};
 
 /// Queues of a topic on each broker when nobody says how many.
 const QUEUES_DEFAULT: u32 = 4;
+
+/// How often, and after what pause, a cluster without brokers is asked again: 2 s in all.
+const BROKER_ASKS_MAX: u32 = 20;
+const BROKER_ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The admin calls of a client. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -74,14 +79,25 @@ impl Admin {
         topic: &str,
         queues: u32,
     ) -> Result<Vec<BrokerResult<TopicSnapshot>>, ClientError> {
-        let mut names: Vec<String> = self.cluster().await?.into_iter().map(|broker| broker.name).collect();
-        names.sort();
-        if names.is_empty() {
-            return Err(ClientError::BrokerAway { broker: "*".into() });
-        }
+        let names = self.broker_names().await?;
         let queues = if queues == 0 { QUEUES_DEFAULT } else { queues };
         let map = (0..queues).flat_map(|_| names.iter().cloned()).collect();
         self.create_topic_with(topic, map).await
+    }
+
+    /// Names of the live brokers, sorted. A cluster that just started has none until the first one has registered: it
+    /// is given some time.
+    async fn broker_names(&self) -> Result<Vec<String>, ClientError> {
+        for _ in 0..BROKER_ASKS_MAX {
+            let mut names: Vec<String> =
+                self.cluster().await?.into_iter().map(|broker| broker.name).collect();
+            if !names.is_empty() {
+                names.sort();
+                return Ok(names);
+            }
+            tokio::time::sleep(BROKER_ASK_PAUSE).await;
+        }
+        Err(ClientError::BrokerAway { broker: "*".into() })
     }
 
     /// Creates a topic whose queues lie as `map` says (index = ordinal, value = name of the broker).
