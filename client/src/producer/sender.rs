@@ -207,7 +207,10 @@ impl Sender {
             if request.items.is_empty() {
                 break;
             }
-            self.send(&connection, request);
+            if !self.send(&connection, request) {
+                // The batches are to be sent again, and at once they would fail again.
+                return Some(if connection.is_ended() { now } else { now + EXPIRY_EVERY });
+            }
         }
         let partial = self.in_flight.len() < REQUESTS_EAGER;
         let times = self.active.iter().filter_map(|queue| {
@@ -224,7 +227,8 @@ impl Sender {
         times.filter(|at| *at > now).min()
     }
 
-    fn send(&mut self, connection: &Arc<Connection>, request: Gathering) {
+    /// Sends a request; `false`: it could not be, and its batches are settled as lost.
+    fn send(&mut self, connection: &Arc<Connection>, request: Gathering) -> bool {
         let Gathering { items, wire, pieces, bytes } = request;
         let produce = Produce { level: self.shared.options.level, items: wire };
         let sent = connection.request(&produce, pieces, bytes);
@@ -233,10 +237,11 @@ impl Sender {
             Ok(waiting) => waiting,
             Err(error) => {
                 self.settle(&on_the_way, Err(error));
-                return;
+                return false;
             }
         };
         self.in_flight.push(Box::pin(answer(on_the_way, waiting)));
+        true
     }
 
     /// Sends what nobody acknowledges.
