@@ -136,7 +136,7 @@ pub(crate) enum CutArg {
     Fs,
     /// In the device: what it was not told to flush is lost
     Device,
-    /// Either, at random
+    /// Either, at random; in the device where a loss is expected
     #[default]
     Both,
 }

@@ -26,6 +26,7 @@ mod servers;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -35,6 +36,8 @@ use campaign::{Mode, Plan};
 use cli::{Cli, Command, Format};
 use report::Report;
 
+/// How long client tasks may take to notice that the run is over.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// As test harnesses understand it.
 const SKIPPED: u8 = 77;
 
@@ -97,8 +100,10 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
             _ = interrupt.recv() => anyhow::bail!("interrupted; seed {}", plan.seed),
             _ = terminate.recv() => anyhow::bail!("terminated; seed {}", plan.seed),
         }
-    })?;
-    Ok(Outcome::Done(Box::new(report)))
+    });
+    // A client task that spins would keep the result from being told.
+    runtime.shutdown_timeout(END_LIMIT);
+    Ok(Outcome::Done(Box::new(report?)))
 }
 
 impl Plan {

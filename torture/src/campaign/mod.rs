@@ -195,7 +195,8 @@ impl Campaign<'_> {
             tokio::time::sleep(peace).await;
             self.strike(life, fault).await?;
             self.report.rounds += 1;
-            if turn % self.plan.run.verify_every == 0 || turn == of_life {
+            let due = turn % self.plan.run.verify_every == 0 || self.plan.expects_loss();
+            if due || turn == of_life {
                 life.verify(&mut self.report).await?;
                 if life.violations() > 0 && !self.plan.run.keep_going {
                     return Ok(());
