@@ -34,7 +34,7 @@ impl Subscription {
     }
 }
 
-/// Settings of a [`Consumer`].
+/// Settings of a [`Consumer`](crate::Consumer).
 #[derive(Clone, Debug)]
 pub struct ConsumerOptions {
     /// Name of the consumer group.
@@ -51,9 +51,9 @@ pub struct ConsumerOptions {
     pub prefetch_bytes: usize,
     /// How long the broker may hold a fetch that finds nothing (30 s).
     pub wait_max: Duration,
-    /// How often progress is committed in the background (1 s); `None`: only by [`Consumer::commit`].
+    /// How often progress is committed in the background (1 s); `None`: only by [`Consumer::commit`](crate::Consumer::commit).
     pub commit_interval: Option<Duration>,
-    /// Handlers of [`Consumer::run`] at work at the same time (1: in the order of each queue).
+    /// Handlers of [`Consumer::run`](crate::Consumer::run) at work at the same time (1: in the order of each queue).
     pub parallel: usize,
 }
 

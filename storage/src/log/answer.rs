@@ -10,7 +10,7 @@ use crate::types::{Position, Ticket};
 /// What an append came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Durable once [`CommitLog::durable`] reaches it.
+    /// Durable once [`CommitLog::durable`](super::CommitLog::durable) reaches it.
     pub ticket: Ticket,
     /// Offset of the batch's first record (of the original, for a duplicate).
     pub base_offset: Offset,
@@ -76,7 +76,7 @@ pub enum AtomicPart {
         /// The bytes.
         batch: Bytes,
     },
-    /// A state entry: `None` removes the key. Last writer wins. See [`CommitLog::state`].
+    /// A state entry: `None` removes the key. Last writer wins. See [`CommitLog::state`](super::CommitLog::state).
     State {
         /// Key, at most 1,023 bytes.
         key: Bytes,

@@ -27,7 +27,7 @@ pub enum AppendError {
         /// What failed.
         reason: Rc<str>,
     },
-    /// The queue was not opened with [`CommitLog::open_queue`].
+    /// The queue was not opened with [`CommitLog::open_queue`](super::CommitLog::open_queue).
     #[error("queue {queue} is not in log {log}")]
     NoQueue {
         /// The queue.
