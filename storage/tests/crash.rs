@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use common::oracle::{Client, Journal, Shared, check, forget_waiting, open, run, segments};
@@ -175,20 +176,35 @@ fn without_the_high_watermark_a_reader_sees_what_is_lost_later() {
     );
 }
 
+/// Lengths (spans) of the flushes of a segment, from the first on.
+fn spans(segment: &[u8]) -> Vec<usize> {
+    let mut spans = Vec::new();
+    let mut at = 4096;
+    while segment[at..].starts_with(b"EQFLUSH\x1a") {
+        let span = u32::from_le_bytes(segment[at + 28..at + 32].try_into().unwrap()) as usize;
+        spans.push(span);
+        at += span;
+    }
+    spans
+}
+
 /// Damages one acknowledged flush in the middle of the active segment.
 fn damage_acknowledged(hazards: Hazards) -> Result<(), String> {
     let seed = 1;
     let (whole, _) = first_life(seed, None, hazards);
-    let (io, journal) = first_life(seed, Some(whole.calls() * 3 / 4), hazards);
-    let after = io.after_power_cut(Survivors::Synced);
-    let active = segments(&after)
-        .into_iter()
-        .rev()
-        .find(|path| after.content(path).unwrap()[4096..4104] == *b"EQFLUSH\x1a")
-        .unwrap();
+    // Cut where the active segment has more flushes than may be without an acknowledgement.
+    let (after, journal, active) = (whole.calls() / 2..whole.calls())
+        .find_map(|cut| {
+            let (io, journal) = first_life(seed, Some(cut), hazards);
+            let after = io.after_power_cut(Survivors::Synced);
+            let used = |path: &PathBuf| spans(&after.content(path).unwrap()).len();
+            let active = segments(&after).into_iter().rev().find(|path| used(path) > 0)?;
+            (used(&active) >= 6).then_some((after, journal, active))
+        })
+        .expect("some segment has six flushes");
     // The body of its first flush but one: acknowledged long ago.
-    let span = u32::from_le_bytes(after.content(&active).unwrap()[4096 + 28..4096 + 32].try_into().unwrap());
-    after.damage(&active, |bytes| bytes[4096 + span as usize + 200] ^= 0x40);
+    let span = spans(&after.content(&active).unwrap())[0];
+    after.damage(&active, |bytes| bytes[4096 + span + 200] ^= 0x40);
     let before = after.content(&active).unwrap();
     let outcome = second_life(&after, &journal, hazards);
     assert_eq!(after.content(&active).unwrap(), before, "recovery never modifies a segment");

@@ -28,7 +28,7 @@ use crate::state::StateTable;
 use crate::types::{LogId, Position, Ticket};
 
 /// A segment with so many runs is sealed early: they are in memory (32 bytes each) until its index is written.
-const RUNS_MAX: usize = 512 << 10;
+pub(super) const RUNS_MAX: usize = 512 << 10;
 
 /// A segment ready to be written to.
 pub(super) struct Prepared<I: Io> {
@@ -269,8 +269,12 @@ impl<I: Io> Core<I> {
         if self.active_runs >= RUNS_MAX && matches!(self.next, Next::Ready(_)) {
             return Step::Seal;
         }
-        let slice = self.snapshot.wants_slice() && self.closing == Closing::No;
         let first_unit = self.pending.first_unit_bytes();
+        // A slice without a place must not stand before what has one; on a full disk what was accepted goes first.
+        let slice = self.snapshot.wants_slice()
+            && self.closing == Closing::No
+            && !(self.disk_full && first_unit.is_some())
+            && (matches!(self.next, Next::Ready(_)) || self.slice_has_place());
         match first_unit {
             Some(bytes) if !(slice && self.snapshot_turn) => {
                 self.place(bytes, self.options.flush_bytes_max, |body_max| Step::Data { body_max })
@@ -298,9 +302,21 @@ impl<I: Io> Core<I> {
             Room::NextWindow => Step::Skip,
             // Its salt is in SEAL, so the next segment must be there.
             Room::NextSegment if matches!(self.next, Next::Ready(_)) => Step::Seal,
-            Room::NextSegment if self.closing == Closing::Asked && self.disk_full => Step::Stop,
+            // What is on its way is answered by what becomes of it.
+            Room::NextSegment
+                if self.closing == Closing::Asked && self.disk_full && self.in_flight.is_empty() =>
+            {
+                Step::Stop
+            }
             Room::NextSegment => Step::Wait,
         }
+    }
+
+    fn slice_has_place(&self) -> bool {
+        let most = super::snapshot::SLICE_BYTES_MAX;
+        self.active.as_ref().is_some_and(|(header, _)| {
+            pending::room(self.position, header.end(), most, most) != Room::NextSegment
+        })
     }
 
     /// Whether somebody waits for a segment that is not there yet.

@@ -101,7 +101,9 @@ impl<I: Io> Core<I> {
     /// Whether the rest of the active segment holds what waits and `bytes` more, each in a flush of its own.
     fn reserve_has_room(&self, bytes: usize) -> bool {
         let Some((header, _)) = &self.active else { return false };
-        let needed = written_len(bytes) as u64 + written_len(self.pending.bytes()) as u64 + 2 * BLOCK_BYTES;
+        // What waits is counted twice: a unit that does not fit into a window leaves less than its own size unused.
+        let waiting = 2 * written_len(self.pending.bytes()) as u64;
+        let needed = written_len(bytes) as u64 + waiting + 2 * BLOCK_BYTES;
         bytes <= RESERVE_UNIT_BYTES_MAX && self.position.plus(needed) <= header.end()
     }
 

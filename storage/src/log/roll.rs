@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::CommitLog;
-use super::core::{Closing, Core, Next, Prepared, Stage};
+use super::core::{Closing, Core, Next, Prepared, RUNS_MAX, Stage};
 use super::segments::Segment;
 use crate::format::{Salt, SegmentHeader, prep_name};
 use crate::io::{Io, IoFile};
@@ -55,6 +55,8 @@ impl<I: Io> Core<I> {
         }
         // Both in sixteenths of their segment.
         let used = (self.position.0 - active.position.0) * 16 / active.bytes;
+        // A segment with too many runs is sealed early.
+        let used = used.max(self.active_runs as u64 * 16 / RUNS_MAX as u64);
         let zeroed = zeroed * 16 / bytes;
         if zeroed > used * 2 {
             Pace::Wait
@@ -104,7 +106,12 @@ impl<I: Io> CommitLog<I> {
         loop {
             let (position, bytes) = {
                 let core = self.inner.core.borrow();
-                if core.poison.is_some() || core.closing != Closing::No && !core.waits_for_segment() {
+                let needs_none = core.pending.is_empty() && !core.waits_for_segment();
+                if core.poison.is_some()
+                    || self.inner.stopped.get()
+                    || core.closing == Closing::Clean
+                    || core.closing == Closing::Asked && needs_none
+                {
                     return;
                 }
                 (core.next_position(), core.next_bytes())

@@ -41,6 +41,10 @@ impl<I: Io> Survey<I> {
         if let Some(parent) = dir.parent() {
             io.sync_dir(parent).await.map_err(failed(parent, "syncing the folder"))?;
         }
+        // The names that a killed predecessor gave may be known only to the kernel's memory; what is relied on must stay.
+        if !survey.options.hazards.no_dir_sync {
+            io.sync_dir(dir).await.map_err(failed(dir, "syncing the folder"))?;
+        }
         remove_leftovers(io, dir).await.map_err(|error| OpenError::Io {
             path: error.path,
             action: error.action,
