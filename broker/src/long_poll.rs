@@ -153,6 +153,14 @@ impl<T> ParkTable<T> {
         }
     }
 
+    /// Takes out every fetch; time does not move.
+    pub fn take_all(&mut self, out: &mut Vec<T>) {
+        while let Some(slot) = self.entries.iter().next().map(|(slot, _)| slot) {
+            let value = self.unlink(slot);
+            out.push(value);
+        }
+    }
+
     /// Takes out every fetch whose deadline is reached.
     pub fn expire(&mut self, now_ms: u64, out: &mut Vec<T>) {
         let now_tick = now_ms / TICK_MS;

@@ -207,7 +207,10 @@ fn produce_and_fetch() {
 fn offsets() {
     let item = CommitItem { queue: QueueKey(1), offset: Offset(2), grant_epoch: 3 };
     check_both(
-        &CommitOffsets { group: "g".into(), items: vec![item; 2] },
+        &CommitOffsets {
+            group: "g".into(),
+            items: vec![item, CommitItem { queue: QueueKey(item.queue.0 + 1), ..item }],
+        },
         &CommitOffsetsAnswer { status: status(), outcomes: outcomes() },
     );
     check_both(
@@ -412,4 +415,14 @@ fn numbers_of_kinds_and_codes() {
     }
     assert_eq!(Code::from_number(u16::MAX), Code::Internal);
     assert_eq!(FRAME_HEADER_LEN, 16);
+}
+
+#[test]
+fn a_commit_names_a_queue_once() {
+    let item = CommitItem { queue: QueueKey(7), offset: Offset(50), grant_epoch: 0 };
+    let twice =
+        CommitOffsets { group: "g".into(), items: vec![item, CommitItem { offset: Offset(40), ..item }] };
+    let mut header = Vec::new();
+    twice.encode(&mut header);
+    assert!(CommitOffsets::decode(&header).is_err());
 }

@@ -15,6 +15,7 @@ use equeue_record::QueueKey;
 use equeue_storage::log::ReadError;
 
 use super::RETRY_MS;
+use crate::broker::Phase;
 use crate::fetch::{FetchJob, Gather, Gathered, Step};
 use crate::long_poll::OwnerId;
 use crate::shard::call::Reply;
@@ -134,7 +135,8 @@ fn serve(shard: &Rc<Shard>, mut job: FetchJob, to: FetchTo) {
 
 /// Answers what was found, or parks.
 fn settle(shard: &Rc<Shard>, gather: Gather, mut job: FetchJob, to: FetchTo) {
-    if gather.has_something() || to.is_over() || shard.now_ms() >= job.deadline_ms {
+    let is_last = shard.now_ms() >= job.deadline_ms || shard.broker.phase() == Phase::Stopping;
+    if gather.has_something() || to.is_over() || is_last {
         let gathered = gather.finish(&mut job, shard.as_ref());
         answer(shard, &job, to, gathered);
     } else {
@@ -203,7 +205,7 @@ pub(crate) fn wake(shard: &Rc<Shard>, queues: &[QueueKey]) {
 /// The broker stops: everyone who waits is answered.
 pub(crate) fn answer_all_parked(shard: &Rc<Shard>) {
     let mut all = Vec::new();
-    shard.parked.borrow_mut().expire(u64::MAX, &mut all);
+    shard.parked.borrow_mut().take_all(&mut all);
     answer_empty(shard, all);
 }
 

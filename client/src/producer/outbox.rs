@@ -119,7 +119,10 @@ impl Outbox {
 
     /// Whether a new batch may be frozen and sent.
     pub(crate) fn has_room(&self, in_flight_max: usize) -> bool {
-        self.sent.len() < in_flight_max && !self.new_epoch && self.sent.iter().all(|sent| sent.on_wire)
+        // From the oldest unsettled batch on, not the number of unsettled ones: answers come in any order, and the
+        // broker remembers only the newest batches of a producer.
+        let span = self.sent.front().map_or(0, |first| self.numbers - first.number + 1);
+        span < in_flight_max as u64 && !self.new_epoch && self.sent.iter().all(|sent| sent.on_wire)
     }
 
     /// Whether something must be sent again.
@@ -339,6 +342,19 @@ mod tests {
     /// Sends three batches of 2, 3 and 4 messages.
     fn three(outbox: &mut Outbox, now: Instant) -> Vec<ToSend> {
         [2, 3, 4].into_iter().map(|messages| outbox.freeze(batch(messages, now)).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_without_an_answer_holds_back_those_beyond_what_the_broker_remembers() {
+        let now = Instant::now();
+        let mut outbox = outbox();
+        let sent: Vec<ToSend> = (0..5).map(|_| outbox.freeze(batch(1, now)).unwrap()).collect();
+        for later in &sent[1..] {
+            outbox.stored(later.number);
+        }
+        assert!(!outbox.has_room(5), "batch 1 is not answered and batch 6 would be the sixth");
+        outbox.stored(sent[0].number);
+        assert!(outbox.has_room(5));
     }
 
     #[test]

@@ -98,7 +98,8 @@ impl Queue {
     /// which forgets the queue afterwards.
     pub(crate) fn hand_over(self: &Arc<Self>, to: &Arc<Lane>) -> bool {
         let _intake = self.intake();
-        if self.outbox().on_wire() {
+        // A sender that has ended (the producer is being closed) would never send it.
+        if to.is_gone() || self.outbox().on_wire() {
             return false;
         }
         self.lane.store(Arc::clone(to));

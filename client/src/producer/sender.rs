@@ -429,6 +429,12 @@ impl Sender {
                 intake.adopt(batch);
             }
             refuge.list(&mut intake);
+            if refuge.lane().is_gone() {
+                // Its sender ended a moment ago: nobody else will tell of these.
+                let late = intake.take_all();
+                drop(intake);
+                self.shared.fail_unsent(late, &SendError::Closed);
+            }
         }
     }
 

@@ -400,7 +400,10 @@ impl Shared {
             .live
             .iter()
             .filter_map(|ordinal| topic.queues.get(*ordinal as usize))
-            .filter(|other| other.ordinal != queue.ordinal && other.lane().reach() != Reach::Down)
+            .filter(|other| {
+                let lane = other.lane();
+                other.ordinal != queue.ordinal && lane.reach() != Reach::Down && !lane.is_gone()
+            })
             .collect();
         let turn = rand::random::<u32>() as usize % others.len().max(1);
         others.get(turn).map(|other| Arc::clone(other))

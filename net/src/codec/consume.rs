@@ -160,7 +160,14 @@ impl Message for CommitOffsets {
                 grant_epoch: item.grant_epoch(),
             })
         })?;
-        Ok(Self { group: check.required_name("group", table.group())?, items })
+        // Each item is decided by what is committed before the request: a queue may be named once.
+        let mut queues: Vec<QueueKey> = items.iter().map(|item: &CommitItem| item.queue).collect();
+        queues.sort_unstable();
+        if queues.is_sorted_by(|before, after| before < after) {
+            Ok(Self { group: check.required_name("group", table.group())?, items })
+        } else {
+            Err(check.refuse("items.queue"))
+        }
     }
 }
 
