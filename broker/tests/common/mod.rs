@@ -178,6 +178,11 @@ impl Client {
         self.answer::<Produce>(correlation)
     }
 
+    /// What became of a batch of one message.
+    pub fn produce_one(&mut self, queue: QueueKey, body: &[u8]) -> Code {
+        self.produce(&[(queue, batch(&[body]))]).outcomes[0].code
+    }
+
     pub fn produce_one_way(&mut self, batches: &[(QueueKey, Bytes)]) {
         self.send_produce(AckLevel::Durable, FLAG_ONE_WAY, batches);
     }

@@ -322,21 +322,32 @@ mod tests {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Share of `span` that this thread computes while small durable writes to a new file are in flight: mostly
+    /// waiting for the device, unless glommio polls it.
+    async fn busy_share(io: &DmaIo, file: &DmaIoFile, span: Duration) -> f64 {
+        let buffer = block(io, ALIGN, 3);
+        let (clock, cpu) = (std::time::Instant::now(), thread_cpu());
+        for number in 0.. {
+            file.write_at(Rc::clone(&buffer), (number % 64) * ALIGN as u64).await.unwrap();
+            file.sync().await.unwrap();
+            if clock.elapsed() > span {
+                break;
+            }
+        }
+        thread_cpu().saturating_sub(cpu).as_secs_f64() / clock.elapsed().as_secs_f64()
+    }
+
     #[test]
     fn the_first_new_file_does_not_make_the_executor_spin() {
         on_executor(async |io, dir| {
             let file = io.open(&dir.join("new"), Access::CreateNew).await.unwrap();
-            let buffer = block(&io, 256 * ALIGN, 3);
-            let (clock, cpu) = (std::time::Instant::now(), thread_cpu());
-            for megabyte in 0.. {
-                file.write_at(Rc::clone(&buffer), (megabyte % 64) << 20).await.unwrap();
-                if clock.elapsed() > Duration::from_millis(600) {
-                    break;
-                }
+            // A polled device makes every span 100 % busy; one that is not, none but by accident.
+            let mut shares = Vec::new();
+            for _ in 0..5 {
+                shares.push(busy_share(&io, &file, Duration::from_millis(300)).await);
             }
-            let busy = thread_cpu().saturating_sub(cpu);
-            let share = busy.as_secs_f64() / clock.elapsed().as_secs_f64();
-            assert!(share < 0.6, "the executor was busy for {share:.2} of the time: its device is polled");
+            let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
+            assert!(least < 0.8, "the executor was busy for {shares:.2?} of the time: its device is polled");
             file.close().await.unwrap();
         });
     }
