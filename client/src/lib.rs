@@ -20,6 +20,9 @@ mod routes;
 
 pub use admin::{Admin, BrokerResult, GroupOffset, QueueOffset};
 pub use client::{Client, ClientBuilder};
+pub use consumer::allocation::{
+    AllocateRoundRobin, Allocation, AllocationStrategy, Average, ByConfig, Sticky,
+};
 pub use consumer::{
     Consumer, ConsumerOptions, QueueEnd, QueuePosition, ReceivedBatch, StartAt, Subscription,
 };

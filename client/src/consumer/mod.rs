@@ -4,6 +4,7 @@
 //! verifies batches into one channel, bounded by bytes; the application takes them from there as messages, as batches
 //! or by a handler ([`run`]); the [`committer`] makes durable what is handled.
 
+pub(crate) mod allocation;
 mod assigner;
 mod assignment;
 mod committer;
