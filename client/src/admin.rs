@@ -195,8 +195,14 @@ impl Admin {
             tags_start: 0,
             tags_count: 0,
         };
-        let request =
-            Fetch { fetch_id: 0, wait_ms_max: 0, bytes_max: 1, items: vec![item], tag_hashes: Vec::new() };
+        let request = Fetch {
+            fetch_id: 0,
+            wait_ms_max: 0,
+            bytes_max: 1,
+            items: vec![item],
+            tag_hashes: Vec::new(),
+            group: String::new(),
+        };
         let frame = connection.request(&request, [], 0)?.frame();
         let patience = self.client.pool.request_timeout();
         let frame = tokio::time::timeout(patience, frame).await.map_err(|_| ClientError::TimedOut {

@@ -70,6 +70,11 @@ codes! {
     24 VersionConflict RefreshRoute "the topic map was changed by somebody else";
     25 NotReady Retry "the broker is starting or stopping";
     26 DataDamaged Fatal "the stored bytes are damaged; the broker's log names file and position";
+    27 StaleGeneration Retry "the group has a newer generation; learn it from the coordinator";
+    28 QueueHeld Retry "the queue is granted to another member of the group";
+    29 GroupNotFound Fatal "no such consumer group";
+    30 GroupActive Fatal "the group has members; stop them first";
+    31 NotDrained Fatal "messages that a group has not consumed would be lost";
 }
 
 impl std::fmt::Display for Code {

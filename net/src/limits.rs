@@ -20,6 +20,24 @@ pub const FETCH_ITEMS_MAX: usize = 4096;
 pub const TAG_HASHES_MAX: usize = 8192;
 /// Queues in one request about offsets.
 pub const OFFSET_ITEMS_MAX: usize = 16_384;
+/// Topics that one member of a group subscribes to.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
+/// Tags of one subscription.
+pub const SUBSCRIPTION_TAGS_MAX: usize = 64;
+/// Members of one group.
+pub const GROUP_MEMBERS_MAX: usize = 1024;
+/// Groups that one broker knows.
+pub const GROUPS_MAX: usize = 16_384;
+/// Queues of all topics of one group on one broker, as described.
+pub const GROUP_QUEUES_MAX: usize = 100_000;
+/// Messages handed back in one request.
+pub const HAND_BACK_ITEMS_MAX: usize = 1024;
+/// Why a message is handed back: bytes. A sender cuts longer text.
+pub const REASON_BYTES_MAX: usize = 256;
+/// Clients of one broker, as listed.
+pub const CLIENTS_MAX: usize = 65_536;
+/// Counters of one broker.
+pub const COUNTERS_MAX: usize = 1024;
 /// Topics in one request or answer: what a broker or a nameserver may hold.
 pub const TOPICS_MAX: usize = 16_384;
 /// Queues of one topic.

@@ -8,7 +8,8 @@ use bytes::BytesMut;
 use equeue_net::api::*;
 use equeue_net::frame::{FRAME_BYTES_MAX, FRAME_HEADER_LEN, put_frame, take_frame};
 use equeue_net::limits::{
-    DETAIL_BYTES_MAX, FETCH_ITEMS_MAX, NAME_BYTES_MAX, OFFSET_ITEMS_MAX, PRODUCE_ITEMS_MAX, TOPICS_MAX,
+    DETAIL_BYTES_MAX, FETCH_ITEMS_MAX, NAME_BYTES_MAX, OFFSET_ITEMS_MAX, PRODUCE_ITEMS_MAX, REASON_BYTES_MAX,
+    TOPICS_MAX,
 };
 use equeue_net::{Code, put_failure, put_fetch_answer, put_produce_answer};
 use equeue_record::{Offset, QueueKey};
@@ -94,6 +95,7 @@ fn fetch() -> Fetch {
         bytes_max: 1 << 20,
         items: vec![item, FetchItem { tags_start: 0, tags_count: 0, ..item }],
         tag_hashes: vec![1, 2, u32::MAX],
+        group: "billing".into(),
     }
 }
 
@@ -101,6 +103,7 @@ fn fetch_answer() -> FetchAnswer {
     let outcome = FetchOutcome {
         queue: QueueKey(1),
         code: Code::OffsetOutOfRange,
+        grant_epoch: 9,
         bytes: 2,
         start_offset: Offset(3),
         high_watermark: Offset(4),
@@ -200,7 +203,14 @@ fn produce_and_fetch() {
     check_both(&produce(), &produce_answer());
     check_both(&fetch(), &fetch_answer());
     check(&Produce { level: AckLevel::Durable, items: vec![] });
-    check(&Fetch { fetch_id: 0, wait_ms_max: 0, bytes_max: 0, items: vec![], tag_hashes: vec![] });
+    check(&Fetch {
+        fetch_id: 0,
+        wait_ms_max: 0,
+        bytes_max: 0,
+        items: vec![],
+        tag_hashes: vec![],
+        group: String::new(),
+    });
 }
 
 #[test]
@@ -273,6 +283,257 @@ fn routes() {
         &GetCluster { cluster: String::new() },
         &GetClusterAnswer { status: status(), brokers: vec![broker()] },
     );
+}
+
+fn member(number: u128) -> GroupMember {
+    GroupMember {
+        client_id: format!("worker-{number}"),
+        incarnation: INCARNATION + number,
+        topics: names(&["orders", "bills"]),
+        unreachable: names(&["broker-b"]),
+    }
+}
+
+#[test]
+fn membership() {
+    let subscription = |topic: &str, tags: &[&str], replace| Subscription {
+        topic: topic.into(),
+        tags: names(tags),
+        replace,
+    };
+    let topic = GroupTopic {
+        name: "orders".into(),
+        tags: names(&["a", "b"]),
+        version: 7,
+        map: names(&["broker-a", "broker-b", "broker-a"]),
+    };
+    let request = GroupHeartbeat {
+        group: "billing".into(),
+        generation: 5,
+        hash: u64::MAX,
+        full: Some(Membership {
+            subscriptions: vec![subscription("orders", &["a"], true), subscription("bills", &[], false)],
+            unreachable: names(&["broker-b"]),
+        }),
+    };
+    check_both(
+        &request,
+        &GroupHeartbeatAnswer {
+            status: status(),
+            generation: 6,
+            session_ms: 10_000,
+            lease_ms: 5_000,
+            want_full: true,
+            changed: true,
+            members: vec![member(1), member(2)],
+            topics: vec![topic],
+            conflicts: names(&["bills"]),
+        },
+    );
+    check(&GroupHeartbeat { full: None, ..request.clone() });
+    check(&GroupHeartbeat { full: Some(Membership::default()), ..request });
+    check_both(&LeaveGroup { group: "billing".into() }, &LeaveGroupAnswer { status: status() });
+}
+
+#[test]
+fn grants() {
+    let held = vec![
+        HeldQueue { queue: QueueKey(1), grant_epoch: 2 },
+        HeldQueue { queue: QueueKey(9), grant_epoch: u32::MAX },
+    ];
+    let beat = LeaseHeartbeat { group: "billing".into(), generation: 4, hash: 5, held: Some(held) };
+    check_both(
+        &beat,
+        &LeaseHeartbeatAnswer {
+            status: status(),
+            lease_ms: 5_000,
+            want_full: true,
+            release: vec![QueueKey(1)],
+            reset: vec![OffsetReset { queue: QueueKey(2), offset: Offset(3), grant_epoch: 4 }],
+            lost: vec![QueueKey(3), QueueKey(4)],
+        },
+    );
+    check(&LeaseHeartbeat { held: None, ..beat.clone() });
+    check(&LeaseHeartbeat { held: Some(vec![]), ..beat });
+    let granted = |queue, committed| GrantOutcome {
+        queue: QueueKey(queue),
+        code: Code::QueueHeld,
+        grant_epoch: 3,
+        committed,
+        start_offset: Offset(4),
+        high_watermark: Offset(5),
+    };
+    check_both(
+        &GrantQueues {
+            group: "billing".into(),
+            generation: 1,
+            wait_ms_max: 2,
+            queues: vec![QueueKey(3), QueueKey(2)],
+        },
+        &GrantQueuesAnswer {
+            status: status(),
+            lease_ms: 5_000,
+            outcomes: vec![granted(1, None), granted(2, Some(Offset(0)))],
+        },
+    );
+    let release = |queue, commit| ReleaseItem { queue: QueueKey(queue), grant_epoch: 7, commit };
+    check_both(
+        &ReleaseQueues {
+            group: "billing".into(),
+            items: vec![release(1, Some(Offset(0))), release(2, None)],
+        },
+        &ReleaseQueuesAnswer { status: status(), outcomes: outcomes() },
+    );
+}
+
+#[test]
+fn hand_back_and_delay() {
+    let item = |offset, reason: &str| HandBackItem {
+        queue: QueueKey(1),
+        offset: Offset(offset),
+        grant_epoch: 3,
+        delay_ms: 4,
+        reason: reason.into(),
+    };
+    let outcome = HandBackOutcome {
+        queue: QueueKey(1),
+        offset: Offset(2),
+        code: Code::Ok,
+        attempt: 16,
+        dead: true,
+        repeated: false,
+    };
+    check_both(
+        &HandBack { group: "g".into(), attempts_max: 16, items: vec![item(1, "größer"), item(2, "")] },
+        &HandBackAnswer {
+            status: status(),
+            outcomes: vec![outcome, HandBackOutcome { dead: false, repeated: true, ..outcome }],
+        },
+    );
+    let mut header = Vec::new();
+    HandBack { group: "g".into(), attempts_max: 0, items: vec![item(1, &"ä".repeat(REASON_BYTES_MAX))] }
+        .encode(&mut header);
+    let reason = HandBack::decode(&header).unwrap().items[0].reason.clone();
+    assert_eq!(reason, "ä".repeat(REASON_BYTES_MAX / 2));
+    check_both(
+        &CancelDelayed { queue: QueueKey(u64::MAX), offset: Offset(2) },
+        &CancelDelayedAnswer { status: status(), was_pending: true },
+    );
+}
+
+#[test]
+fn group_admin() {
+    let summary = GroupSummary {
+        name: "billing".into(),
+        members: 1,
+        queues: 2,
+        lag: 3,
+        generation: 4,
+        active_ms: 5,
+        expires_ms: 6,
+    };
+    check_both(&ListGroups {}, &ListGroupsAnswer { status: status(), groups: vec![summary; 2] });
+    let queue = |topic, holder, committed| GroupQueueState {
+        queue: QueueKey(1),
+        topic,
+        ordinal: 2,
+        holder,
+        grant_epoch: 3,
+        lease_left_ms: 4,
+        committed,
+        committed_ms: 5,
+        rate_milli: 6,
+        start_offset: Offset(7),
+        high_watermark: Offset(8),
+    };
+    let state = MemberState { member: member(1), address: "10.0.0.1:999".into(), seen_ms_ago: 5 };
+    let answer = DescribeGroupAnswer {
+        status: status(),
+        generation: 9,
+        members: vec![state],
+        topics: names(&["orders", "bills"]),
+        holders: vec![GrantHolder { client_id: String::new(), incarnation: 7 }],
+        queues: vec![queue(0, Some(0), Some(Offset(0))), queue(1, None, None)],
+    };
+    check_both(&DescribeGroup { group: "billing".into() }, &answer);
+    let (mut header, mut wrong) = (Vec::new(), answer);
+    wrong.queues[0].topic = 2;
+    wrong.encode(&mut header);
+    assert!(DescribeGroupAnswer::decode(&header).is_err(), "a queue of a topic that is not named");
+    check_both(&DeleteGroup { group: "billing".into() }, &DeleteGroupAnswer { status: status() });
+    let outcome = ResetOutcome {
+        queue: QueueKey(1),
+        code: Code::Ok,
+        before: Some(Offset(0)),
+        after: Offset(2),
+        grant_epoch: 3,
+        start_offset: Offset(4),
+        high_watermark: Offset(5),
+    };
+    let items = vec![(QueueKey(1), Offset(2)), (QueueKey(0), Offset(u64::MAX))];
+    check_both(
+        &ResetOffsets { group: "billing".into(), dry_run: true, items },
+        &ResetOffsetsAnswer {
+            status: status(),
+            outcomes: vec![outcome, ResetOutcome { before: None, ..outcome }],
+        },
+    );
+}
+
+#[test]
+fn access_clients_and_counters() {
+    for access in [None, Some(true), Some(false)] {
+        check_both(
+            &SetQueueAccess {
+                topic: "orders".into(),
+                ordinals: vec![0, 7],
+                send: access,
+                consume: access.map(|allowed| !allowed),
+            },
+            &SetQueueAccessAnswer { status: status(), topic: Some(topic()) },
+        );
+    }
+    check_both(
+        &RemoveQueues { topic: "orders".into(), map: names(&["a", "b"]), version: 3, force: true },
+        &RemoveQueuesAnswer { status: status(), topic: None },
+    );
+    let client = ClientEntry {
+        client_id: "worker".into(),
+        incarnation: INCARNATION,
+        address: "10.0.0.1:999".into(),
+        shard: 3,
+        seen_ms_ago: 4,
+        producing: names(&["orders"]),
+        group: "billing".into(),
+        consuming: names(&["bills"]),
+    };
+    check_both(&ListClients {}, &ListClientsAnswer { status: status(), clients: vec![client; 2] });
+    let counters = vec![Counter { name: "records_appended".into(), value: u64::MAX }];
+    let answer = BrokerStatsAnswer { status: status(), broker: "broker-a".into(), uptime_ms: 5, counters };
+    check_both(&BrokerStats {}, &answer);
+}
+
+/// Decided by what is there before the request: a queue, or a topic, may be named once.
+#[test]
+fn what_is_named_twice_is_refused() {
+    fn refused<M: Message + Debug>(message: &M) {
+        let mut header = Vec::new();
+        message.encode(&mut header);
+        assert!(matches!(M::decode(&header), Err(DecodeError::Field { .. })), "{message:?}");
+    }
+    let group = || "g".to_owned();
+    let (queue, held) = (QueueKey(7), HeldQueue { queue: QueueKey(7), grant_epoch: 1 });
+    refused(&LeaseHeartbeat { group: group(), generation: 1, hash: 1, held: Some(vec![held; 2]) });
+    refused(&GrantQueues { group: group(), generation: 1, wait_ms_max: 0, queues: vec![queue; 2] });
+    let item = ReleaseItem { queue, grant_epoch: 1, commit: None };
+    refused(&ReleaseQueues { group: group(), items: vec![item; 2] });
+    refused(&ResetOffsets { group: group(), dry_run: false, items: vec![(queue, Offset(1)); 2] });
+    let subscription = Subscription { topic: "t".into(), tags: vec![], replace: false };
+    let full = Some(Membership { subscriptions: vec![subscription; 2], unreachable: vec![] });
+    refused(&GroupHeartbeat { group: group(), generation: 0, hash: 0, full });
+    let mut fetch = fetch();
+    fetch.group.clear();
+    refused(&fetch);
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn outcome(item: &JobItem, code: Code, bytes: usize, source: &impl Source) -> Fe
     FetchOutcome {
         queue: item.queue,
         code,
+        grant_epoch: 0,
         bytes: u32::try_from(bytes).expect("an answer is smaller than a frame"),
         start_offset: bounds.map_or(Offset(0), |bounds| bounds.start),
         high_watermark: bounds.map_or(Offset(0), |bounds| bounds.durable_end),

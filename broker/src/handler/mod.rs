@@ -157,7 +157,22 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         Kind::DescribeBroker => {
             later(session, frame, |request| describe::broker(shard, session, correlation, &request));
         }
-        Kind::Authenticate
+        Kind::GroupHeartbeat
+        | Kind::LeaveGroup
+        | Kind::LeaseHeartbeat
+        | Kind::GrantQueues
+        | Kind::ReleaseQueues
+        | Kind::HandBack
+        | Kind::ListGroups
+        | Kind::DescribeGroup
+        | Kind::DeleteGroup
+        | Kind::ResetOffsets
+        | Kind::SetQueueAccess
+        | Kind::RemoveQueues
+        | Kind::ListClients
+        | Kind::BrokerStats
+        | Kind::CancelDelayed
+        | Kind::Authenticate
         | Kind::RegisterBroker
         | Kind::UnregisterBroker
         | Kind::GetRoutes

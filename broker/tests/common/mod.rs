@@ -216,6 +216,7 @@ impl Client {
             bytes_max: 1 << 20,
             items: queues.iter().map(item).collect(),
             tag_hashes: tags.to_vec(),
+            group: String::new(),
         };
         self.send(&request, 0, &[])
     }

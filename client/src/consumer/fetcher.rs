@@ -180,6 +180,7 @@ impl Loop {
             bytes_max,
             items: Vec::with_capacity(tracks.len()),
             tag_hashes: Vec::new(),
+            group: String::new(),
         };
         let mut asked = HashMap::with_capacity(tracks.len());
         let mut tag_ranges = HashMap::new();

@@ -29,7 +29,12 @@ fuzz_target!(|bytes: &[u8]| {
         CommitOffsetsAnswer FetchOffsets FetchOffsetsAnswer ListOffsets ListOffsetsAnswer CreateTopic
         CreateTopicAnswer DeleteTopic DeleteTopicAnswer ListTopics ListTopicsAnswer DescribeTopic
         DescribeTopicAnswer DescribeBroker DescribeBrokerAnswer RegisterBroker RegisterBrokerAnswer
-        UnregisterBroker UnregisterBrokerAnswer GetRoutes GetRoutesAnswer GetCluster GetClusterAnswer }
+        UnregisterBroker UnregisterBrokerAnswer GroupHeartbeat GroupHeartbeatAnswer LeaveGroup LeaveGroupAnswer
+        LeaseHeartbeat LeaseHeartbeatAnswer GrantQueues GrantQueuesAnswer ReleaseQueues ReleaseQueuesAnswer
+        HandBack HandBackAnswer ListGroups ListGroupsAnswer DescribeGroup DescribeGroupAnswer DeleteGroup
+        DeleteGroupAnswer ResetOffsets ResetOffsetsAnswer SetQueueAccess SetQueueAccessAnswer RemoveQueues
+        RemoveQueuesAnswer ListClients ListClientsAnswer BrokerStats BrokerStatsAnswer CancelDelayed
+        CancelDelayedAnswer GetRoutes GetRoutesAnswer GetCluster GetClusterAnswer }
     if let Ok(view) = FetchRef::decode(header) {
         for item in view.items() {
             assert_eq!(view.tags(&item).count(), usize::from(item.tags_count));

@@ -5,7 +5,7 @@ use equeue_record::{Offset, QueueKey};
 use super::{DecodeError, Kind, Request, Status};
 use crate::Code;
 use crate::codec::{Check, root};
-use crate::limits::{FETCH_ITEMS_MAX, TAG_HASHES_MAX};
+use crate::limits::{FETCH_ITEMS_MAX, NAME_BYTES_MAX, TAG_HASHES_MAX};
 use crate::schema::wire;
 
 /// One queue of a Fetch request.
@@ -38,6 +38,8 @@ pub struct Fetch {
     pub items: Vec<FetchItem>,
     /// Tag hashes that the items refer to.
     pub tag_hashes: Vec<u32>,
+    /// The group whose grants the items name; empty: none of them names one.
+    pub group: String,
 }
 
 /// Header of a Fetch request, borrowed from its frame.
@@ -47,16 +49,21 @@ pub struct FetchRef<'a> {
 }
 
 impl<'a> FetchRef<'a> {
-    /// Verifies the header; each item's range of tags lies within the tag hashes.
+    /// Verifies the header; each item's range of tags lies within the tag hashes, and one that names a grant has a group.
     pub fn decode(header: &'a [u8]) -> Result<Self, DecodeError> {
         let check = Check(Kind::Fetch);
         let table = root::<wire::Fetch<'a>>(Kind::Fetch, header)?;
         let tag_hashes = table.tag_hashes().map_or(0, |hashes| hashes.len());
         check.length("items", table.items().len(), FETCH_ITEMS_MAX)?;
         check.length("tag_hashes", tag_hashes, TAG_HASHES_MAX)?;
+        let group = table.group().unwrap_or_default();
+        check.length("group", group.len(), NAME_BYTES_MAX)?;
         for item in table.items() {
             if usize::from(item.tags_start()) + usize::from(item.tags_count()) > tag_hashes {
                 return Err(check.refuse("item.tags_count"));
+            }
+            if item.grant_epoch() != 0 && group.is_empty() {
+                return Err(check.refuse("group"));
             }
         }
         Ok(Self { table })
@@ -91,6 +98,11 @@ impl<'a> FetchRef<'a> {
         tags.take(usize::from(item.tags_count))
     }
 
+    /// See [`Fetch::group`].
+    pub fn group(&self) -> &'a str {
+        self.table.group().unwrap_or_default()
+    }
+
     /// All tag hashes.
     pub(crate) fn tag_hashes(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
         self.table.tag_hashes().unwrap_or_default().iter()
@@ -102,8 +114,11 @@ impl<'a> FetchRef<'a> {
 pub struct FetchOutcome {
     /// Which queue.
     pub queue: QueueKey,
-    /// OK, `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, ...
+    /// OK, `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, `STALE_EPOCH`, `OFFSET_RESET` (go on at `next_offset` with
+    /// `grant_epoch`), ...
     pub code: Code,
+    /// With `OFFSET_RESET` and `STALE_EPOCH`: the epoch in force; otherwise 0.
+    pub grant_epoch: u32,
     /// Bytes of its batches in the payload. The first batch may begin before the offset asked for.
     pub bytes: u32,
     /// First offset that is still there.
@@ -150,7 +165,8 @@ pub struct CommitOffsets {
 pub struct CommitOutcome {
     /// Which queue.
     pub queue: QueueKey,
-    /// OK, `STALE_EPOCH`, `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, ...
+    /// OK, `STALE_EPOCH`, `OFFSET_RESET` (the member keeps the queue: go on with the offset and epoch told),
+    /// `QUEUE_HELD` (named no epoch while a grant is live), `OFFSET_OUT_OF_RANGE`, `QUEUE_NOT_FOUND`, ...
     pub code: Code,
     /// The committed offset now in force; `None`: the group has none here.
     pub committed: Option<Offset>,

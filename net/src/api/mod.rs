@@ -5,6 +5,9 @@
 
 mod admin;
 mod consume;
+mod group_admin;
+mod groups;
+mod inspect;
 mod kind;
 mod produce;
 mod routes;
@@ -12,6 +15,9 @@ mod session;
 
 pub use admin::*;
 pub use consume::*;
+pub use group_admin::*;
+pub use groups::*;
+pub use inspect::*;
 pub use kind::{Kind, KindRow, Operation, Resource, Role};
 pub use produce::*;
 pub use routes::*;
@@ -124,4 +130,7 @@ macro_rules! answers {
 
 answers! { HelloAnswer HeartbeatAnswer ProduceAnswer FetchAnswer CommitOffsetsAnswer FetchOffsetsAnswer ListOffsetsAnswer
 CreateTopicAnswer DeleteTopicAnswer ListTopicsAnswer DescribeTopicAnswer DescribeBrokerAnswer
+GroupHeartbeatAnswer LeaveGroupAnswer LeaseHeartbeatAnswer GrantQueuesAnswer ReleaseQueuesAnswer HandBackAnswer
+ListGroupsAnswer DescribeGroupAnswer DeleteGroupAnswer ResetOffsetsAnswer SetQueueAccessAnswer RemoveQueuesAnswer
+ListClientsAnswer BrokerStatsAnswer CancelDelayedAnswer
 RegisterBrokerAnswer UnregisterBrokerAnswer GetRoutesAnswer GetClusterAnswer }

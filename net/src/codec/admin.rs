@@ -5,8 +5,8 @@ use equeue_record::Offset;
 use super::read::{Check, queue_entry, root};
 use super::write;
 use crate::api::{
-    CreateTopic, CreateTopicAnswer, DecodeError, DeleteTopic, DescribeBroker, DescribeBrokerAnswer,
-    DescribeTopic, DescribeTopicAnswer, Kind, ListTopics, ListTopicsAnswer, LogState, Message, QueueState,
+    CreateTopic, DecodeError, DescribeBrokerAnswer, DescribeTopicAnswer, Kind, ListTopicsAnswer, LogState,
+    Message, QueueState,
 };
 use crate::limits::{DETAIL_BYTES_MAX, LOGS_MAX, TOPIC_QUEUES_MAX, TOPICS_MAX};
 use crate::schema::wire;
@@ -45,70 +45,8 @@ impl Message for CreateTopic {
     }
 }
 
-impl Message for CreateTopicAnswer {
-    const KIND: Kind = Kind::CreateTopic;
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        write::encode(out, |b| {
-            let detail = write::detail(b, &self.status);
-            let topic = self.topic.as_ref().map(|topic| write::topic(b, topic));
-            let status = write::status_head(&self.status);
-            wire::CreateTopicAnswer::create(
-                b,
-                &wire::CreateTopicAnswerArgs { status: Some(&status), detail, topic },
-            )
-        });
-    }
-
-    fn decode(header: &[u8]) -> Result<Self, DecodeError> {
-        let check = Check(Self::KIND);
-        let table = root::<wire::CreateTopicAnswer<'_>>(Self::KIND, header)?;
-        let topic = table.topic().map(|topic| check.topic(topic)).transpose()?;
-        Ok(Self { status: check.status(*table.status(), table.detail())?, topic })
-    }
-}
-
-macro_rules! topic_only {
-    ($($name:ident $args:ident;)*) => { $(
-        impl Message for $name {
-            const KIND: Kind = Kind::$name;
-
-            fn encode(&self, out: &mut Vec<u8>) {
-                write::encode(out, |b| {
-                    let topic = b.create_string(&self.topic);
-                    wire::$name::create(b, &wire::$args { topic: Some(topic) })
-                });
-            }
-
-            fn decode(header: &[u8]) -> Result<Self, DecodeError> {
-                let table = root::<wire::$name<'_>>(Self::KIND, header)?;
-                Ok(Self { topic: Check(Self::KIND).required_name("topic", table.topic())? })
-            }
-        }
-    )* };
-}
-
-topic_only! { DeleteTopic DeleteTopicArgs; DescribeTopic DescribeTopicArgs; }
-
-macro_rules! empty {
-    ($($name:ident $args:ident;)*) => { $(
-        impl Message for $name {
-            const KIND: Kind = Kind::$name;
-
-            fn encode(&self, out: &mut Vec<u8>) {
-                write::encode(out, |b| wire::$name::create(b, &wire::$args::default()));
-            }
-
-            fn decode(header: &[u8]) -> Result<Self, DecodeError> {
-                root::<wire::$name<'_>>(Self::KIND, header)?;
-                Ok(Self {})
-            }
-        }
-    )* };
-}
-
-empty! { ListTopics ListTopicsArgs; DescribeBroker DescribeBrokerArgs; }
-
+write::one_name! { DeleteTopic DeleteTopicArgs topic; DescribeTopic DescribeTopicArgs topic; }
+write::empty! { ListTopics ListTopicsArgs; DescribeBroker DescribeBrokerArgs; }
 write::status_only! { DeleteTopicAnswer DeleteTopicAnswerArgs DeleteTopic; }
 
 impl Message for ListTopicsAnswer {

@@ -2,6 +2,7 @@
 
 use equeue_record::{Offset, QueueKey};
 
+use super::groups::COMMITTED;
 use super::read::{Check, root};
 use super::write;
 use crate::Code;
@@ -31,6 +32,7 @@ impl Message for Fetch {
             });
             let items = b.create_vector_from_iter(items);
             let tag_hashes = write::structs(b, self.tag_hashes.iter().copied());
+            let group = write::text(b, &self.group);
             wire::Fetch::create(
                 b,
                 &wire::FetchArgs {
@@ -39,6 +41,7 @@ impl Message for Fetch {
                     bytes_max: self.bytes_max,
                     items: Some(items),
                     tag_hashes,
+                    group,
                 },
             )
         });
@@ -52,6 +55,7 @@ impl Message for Fetch {
             bytes_max: view.bytes_max(),
             items: view.items().collect(),
             tag_hashes: view.tag_hashes().collect(),
+            group: view.group().to_owned(),
         })
     }
 }
@@ -84,6 +88,7 @@ impl Message for FetchAnswer {
                 queue: QueueKey(outcome.queue()),
                 code: Code::from_number(outcome.code()),
                 bytes: outcome.bytes(),
+                grant_epoch: outcome.grant_epoch(),
                 start_offset: Offset(outcome.start_offset()),
                 high_watermark: Offset(outcome.high_watermark()),
                 next_offset: Offset(outcome.next_offset()),
@@ -122,6 +127,7 @@ fn encode_fetch_answer(out: &mut Vec<u8>, status: &Status, fetch_id: u32, outcom
                 outcome.high_watermark.0,
                 outcome.next_offset.0,
                 outcome.bytes,
+                outcome.grant_epoch,
                 outcome.code as u16,
             )
         });
@@ -161,20 +167,12 @@ impl Message for CommitOffsets {
             })
         })?;
         // Each item is decided by what is committed before the request: a queue may be named once.
-        let mut queues: Vec<QueueKey> = items.iter().map(|item: &CommitItem| item.queue).collect();
-        queues.sort_unstable();
-        if queues.is_sorted_by(|before, after| before < after) {
-            Ok(Self { group: check.required_name("group", table.group())?, items })
-        } else {
-            Err(check.refuse("items.queue"))
-        }
+        check.once("items.queue", items.iter().map(|item: &CommitItem| item.queue))?;
+        Ok(Self { group: check.required_name("group", table.group())?, items })
     }
 }
 
-/// Bit 0 of an outcome's flags: the group has a committed offset.
-const COMMITTED: u8 = 1;
-
-fn write_commit_outcome(outcome: &CommitOutcome) -> wire::CommitOutcome {
+pub(super) fn write_commit_outcome(outcome: &CommitOutcome) -> wire::CommitOutcome {
     wire::CommitOutcome::new(
         outcome.queue.0,
         outcome.committed.unwrap_or_default().0,
@@ -184,7 +182,7 @@ fn write_commit_outcome(outcome: &CommitOutcome) -> wire::CommitOutcome {
     )
 }
 
-fn read_commit_outcome(outcome: &wire::CommitOutcome) -> CommitOutcome {
+pub(super) fn read_commit_outcome(outcome: &wire::CommitOutcome) -> CommitOutcome {
     CommitOutcome {
         queue: QueueKey(outcome.queue()),
         code: Code::from_number(outcome.code()),

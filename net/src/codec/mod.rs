@@ -6,6 +6,9 @@
 
 mod admin;
 mod consume;
+mod group_admin;
+mod groups;
+mod inspect;
 mod produce;
 mod read;
 mod routes;

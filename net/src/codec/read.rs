@@ -1,5 +1,6 @@
 //! What the decoders share: verification, and the checks of names and lists.
 
+use equeue_record::QueueKey;
 use flatbuffers::{Follow, ForwardsUOffset, Vector, VerifierOptions};
 
 use crate::Code;
@@ -102,6 +103,17 @@ impl Check {
         list.iter().map(read).collect()
     }
 
+    /// Queues of which each is named once.
+    pub(crate) fn once(
+        self,
+        field: &'static str,
+        queues: impl Iterator<Item = QueueKey>,
+    ) -> Result<(), DecodeError> {
+        let mut queues: Vec<QueueKey> = queues.collect();
+        queues.sort_unstable();
+        if queues.is_sorted_by(|before, after| before < after) { Ok(()) } else { Err(self.refuse(field)) }
+    }
+
     /// The front of an answer.
     pub(crate) fn status(self, head: wire::Status, detail: Option<&str>) -> Result<Status, DecodeError> {
         Ok(Status {
@@ -152,7 +164,7 @@ pub(super) const READABLE: u8 = 2;
 pub(super) fn queue_entry(entry: &wire::QueueEntry) -> QueueEntry {
     QueueEntry {
         ordinal: entry.ordinal(),
-        key: equeue_record::QueueKey(entry.key()),
+        key: QueueKey(entry.key()),
         shard: entry.shard(),
         writable: entry.flags() & WRITABLE != 0,
         readable: entry.flags() & READABLE != 0,

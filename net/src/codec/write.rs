@@ -184,4 +184,54 @@ macro_rules! status_only {
     )* };
 }
 
-pub(super) use status_only;
+/// A request that has one name and nothing else.
+macro_rules! one_name {
+    ($($name:ident $args:ident $field:ident;)*) => { $(
+        impl $crate::api::Message for $crate::api::$name {
+            const KIND: $crate::api::Kind = $crate::api::Kind::$name;
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                $crate::codec::write::encode(out, |b| {
+                    let name = b.create_string(&self.$field);
+                    wire::$name::create(b, &wire::$args { $field: Some(name) })
+                });
+            }
+
+            fn decode(header: &[u8]) -> Result<Self, $crate::api::DecodeError> {
+                let table = $crate::codec::root::<wire::$name<'_>>(Self::KIND, header)?;
+                let check = $crate::codec::Check(Self::KIND);
+                Ok(Self { $field: check.required_name(stringify!($field), table.$field())? })
+            }
+        }
+    )* };
+}
+
+/// A request that has no fields.
+macro_rules! empty {
+    ($($name:ident $args:ident;)*) => { $(
+        impl $crate::api::Message for $crate::api::$name {
+            const KIND: $crate::api::Kind = $crate::api::Kind::$name;
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                $crate::codec::write::encode(out, |b| wire::$name::create(b, &wire::$args::default()));
+            }
+
+            fn decode(header: &[u8]) -> Result<Self, $crate::api::DecodeError> {
+                $crate::codec::root::<wire::$name<'_>>(Self::KIND, header)?;
+                Ok(Self {})
+            }
+        }
+    )* };
+}
+
+/// The front of an answer as the generated constructors take it: `status` and `detail` of `$answer`.
+macro_rules! answer_head {
+    ($b:ident, $answer:expr) => {
+        (
+            $crate::codec::write::status_head(&$answer.status),
+            $crate::codec::write::detail($b, &$answer.status),
+        )
+    };
+}
+
+pub(super) use {answer_head, empty, one_name, status_only};
