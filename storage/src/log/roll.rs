@@ -39,8 +39,8 @@ impl<I: Io> Core<I> {
 
     /// How urgently the next segment, of `bytes` bytes, is zeroed when `zeroed` bytes of it are.
     ///
-    /// While the log writes, the zeros stay between once and twice its own progress: less, and they are not ready in
-    /// time; more, and they come in bursts that flushes wait behind.
+    /// While the log writes, the zeros stay a little ahead of its own progress: less, and they are not ready in time;
+    /// more, and they stand in the way of flushes for nothing. They hurry only when they fall behind.
     fn pace(&self, zeroed: u64, bytes: u64) -> Pace {
         if self.closing != Closing::No || self.poison.is_some() {
             return Pace::Abandon;
@@ -53,14 +53,14 @@ impl<I: Io> Core<I> {
         if self.in_flight.is_empty() {
             return Pace::Ahead;
         }
-        // Both in sixteenths of their segment.
-        let used = (self.position.0 - active.position.0) * 16 / active.bytes;
+        let used = self.position.0 - active.position.0;
         // A segment with too many runs is sealed early.
-        let used = used.max(self.active_runs as u64 * 16 / RUNS_MAX as u64);
-        let zeroed = zeroed * 16 / bytes;
-        if zeroed > used * 2 {
+        let by_runs = active.bytes / RUNS_MAX as u64 * self.active_runs as u64;
+        // In KiB: a segment has at most 16 GiB, so the product fits.
+        let progress = (used.max(by_runs) >> 10) * bytes / (active.bytes >> 10);
+        if zeroed > progress + progress / 4 + bytes / 64 {
             Pace::Wait
-        } else if zeroed <= used + 1 {
+        } else if zeroed < progress {
             Pace::Hurry
         } else {
             Pace::Ahead

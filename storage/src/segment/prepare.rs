@@ -25,7 +25,7 @@ pub enum Fill {
     Reserved,
 }
 
-/// How urgently zeros are written, asked before each window of them.
+/// How urgently zeros are written, asked before each write of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// Not now: what the log writes goes first.
@@ -49,7 +49,12 @@ impl Pace {
     }
 }
 
-/// Enough writes of 1 MiB in flight to use a device beside the flushes of a log at full load.
+/// Zeros in one write: a flush that comes while one is under way waits for 0.1 ms of the device's time, not for the
+/// 0.5 ms of a whole window (2.4 ms with four in flight, measured).
+const ZEROS_LEN: usize = 256 << 10;
+const _: () = assert!(WINDOW_BYTES.is_multiple_of(ZEROS_LEN as u64));
+
+/// Enough writes in flight to use a device beside the flushes of a log at full load.
 const HURRY_DEPTH: usize = 4;
 /// How long to wait before the pace is asked for again.
 const PACE_WAIT: Duration = Duration::from_millis(1);
@@ -149,7 +154,7 @@ async fn write_zeros<I: Io>(
     bytes: u64,
     pace: &dyn Fn(u64) -> Pace,
 ) -> io::Result<Fill> {
-    let mut zeros = io.allocate(usize::try_from(WINDOW_BYTES).map_err(io::Error::other)?);
+    let mut zeros = io.allocate(ZEROS_LEN);
     zeros.as_mut().fill(0);
     let zeros = Rc::new(zeros);
     let mut writes = FuturesUnordered::new();
@@ -164,7 +169,7 @@ async fn write_zeros<I: Io>(
         }
         if writes.len() < pace.depth() {
             writes.push(write_whole(file, Rc::clone(&zeros), begun));
-            begun += WINDOW_BYTES;
+            begun += ZEROS_LEN as u64;
         } else if let Some(written) = writes.next().await {
             result = written.map(|()| Fill::Written);
         } else {
