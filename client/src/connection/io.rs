@@ -82,7 +82,11 @@ async fn write(mut stream: OwnedWriteHalf, shared: &Shared) -> std::io::Error {
     let mut pieces: VecDeque<Bytes> = VecDeque::new();
     let mut taken = Vec::new();
     loop {
-        std::mem::swap(&mut taken, &mut shared.lock().outgoing);
+        {
+            let mut state = shared.lock();
+            std::mem::swap(&mut taken, &mut state.outgoing);
+            state.outgoing_bytes = 0;
+        }
         pieces.extend(taken.drain(..).filter(|piece| !piece.is_empty()));
         if pieces.is_empty() {
             shared.write.notified().await;

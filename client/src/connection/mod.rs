@@ -27,6 +27,8 @@ use crate::ClientError;
 const VERSIONS: (u8, u8) = (1, 1);
 /// Requests that may wait for an answer on one connection.
 const WAITING_MAX: usize = 4096;
+/// Bytes that may wait to be written before nothing more is taken that nobody waits for.
+const ONE_WAY_BYTES_MAX: usize = 16 << 20;
 
 /// What to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +79,8 @@ struct State {
     waiting: HashMap<u32, oneshot::Sender<Result<Frame, ClientError>>>,
     /// Frames to write, in pieces.
     outgoing: Vec<Bytes>,
+    /// Bytes of `outgoing`.
+    outgoing_bytes: usize,
     ended: Option<ClientError>,
 }
 
@@ -181,6 +185,7 @@ impl Connection {
                 return Err(self.shared.busy(R::KIND.name()));
             }
             state.waiting.insert(correlation, sender);
+            state.outgoing_bytes += head.len() + payload_len;
             state.outgoing.push(head);
             state.outgoing.extend(payload);
         }
@@ -196,9 +201,10 @@ impl Connection {
             if let Some(ended) = &state.ended {
                 return Err(ended.clone());
             }
-            if state.outgoing.len() >= WAITING_MAX {
+            if state.outgoing.len() >= WAITING_MAX || state.outgoing_bytes >= ONE_WAY_BYTES_MAX {
                 return Err(self.shared.busy(R::KIND.name()));
             }
+            state.outgoing_bytes += head.len() + payload.len();
             state.outgoing.extend([head, payload]);
         }
         self.shared.write.notify_one();
@@ -296,7 +302,7 @@ impl Shared {
                 return;
             }
             state.ended = Some(error.clone());
-            state.outgoing = Vec::new();
+            (state.outgoing, state.outgoing_bytes) = (Vec::new(), 0);
             std::mem::take(&mut state.waiting)
         };
         for sender in waiting.into_values() {

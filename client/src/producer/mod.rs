@@ -209,9 +209,12 @@ impl Producer {
     /// Waits until everything taken before this call is acknowledged or failed; no linger for it.
     pub async fn flush(&self) {
         let mut waiting = Vec::new();
-        for queue in self.shared().queues() {
-            waiting.extend(queue.intake().hurry());
-            waiting.extend(queue.outbox().completions());
+        {
+            let _still = self.shared().moving();
+            for queue in self.shared().queues() {
+                waiting.extend(queue.intake().hurry());
+                waiting.extend(queue.outbox().completions());
+            }
         }
         self.shared().lanes().iter().for_each(|lane| lane.wake());
         for completion in waiting {

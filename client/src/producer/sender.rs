@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use equeue_net::api::{Produce, ProduceAnswer, ProduceItem, ProduceOutcome};
 use equeue_net::limits::PRODUCE_ITEMS_MAX;
 use equeue_net::preamble::Purpose;
-use equeue_record::{MessageId, ProducerStamp, RecordError};
+use equeue_record::{MessageId, ProducerStamp, QueueKey, RecordError};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tracing::{debug, warn};
@@ -43,9 +43,17 @@ const AGAIN_PAUSE_MAX: Duration = Duration::from_millis(500);
 type Future<T> = Pin<Box<dyn std::future::Future<Output = T> + Send>>;
 type Connecting = Future<Result<Arc<Connection>, ClientError>>;
 
+/// A batch of a request on its way: its number in its queue, and the key under which the queue was asked for, whatever
+/// its route has become when the answer comes.
+struct Sent {
+    queue: Arc<Queue>,
+    number: u64,
+    key: QueueKey,
+}
+
 /// A request on its way: what it holds, in order.
 struct OnTheWay {
-    items: Vec<(Arc<Queue>, u64)>,
+    items: Vec<Sent>,
     connection: Arc<Connection>,
 }
 
@@ -161,7 +169,8 @@ impl Sender {
             Ok(connection) => {
                 let limit = connection.hello().batch_bytes_max as usize;
                 if limit > 0 {
-                    self.shared.limit_batch(limit.min(connection.frame_bytes_max() - HEADER_ROOM));
+                    self.shared
+                        .limit_batch(limit.min(connection.frame_bytes_max().saturating_sub(HEADER_ROOM)));
                 }
                 self.connection = Some(connection);
                 Reach::Up
@@ -266,7 +275,7 @@ impl Sender {
             Ok(answer) => answer,
             Err(error) => {
                 self.trouble = with_causes(&error);
-                for (queue, number) in &request.items {
+                for Sent { queue, number, .. } in &request.items {
                     queue.outbox().lost(*number);
                     self.after(queue);
                 }
@@ -290,17 +299,18 @@ impl Sender {
                 .end("a Produce answer has another number of outcomes than its request has batches");
         }
         let mut outcomes = answer.outcomes.into_iter();
-        for (queue, number) in &request.items {
+        for sent in &request.items {
             let outcome = if status.code == Code::Ok { outcomes.next() } else { Some(whole) };
             match outcome {
-                Some(outcome) => self.settle_batch(queue, *number, outcome),
-                None => queue.outbox().lost(*number),
+                Some(outcome) => self.settle_batch(sent, outcome),
+                None => sent.queue.outbox().lost(sent.number),
             }
-            self.after(queue);
+            self.after(&sent.queue);
         }
     }
 
-    fn settle_batch(&mut self, queue: &Arc<Queue>, number: u64, outcome: ProduceOutcome) {
+    fn settle_batch(&mut self, sent: &Sent, outcome: ProduceOutcome) {
+        let (queue, number) = (&sent.queue, sent.number);
         let step = BatchStep::of(outcome.code);
         if !matches!(step, BatchStep::Stored { .. }) {
             self.trouble = outcome.code.text().into();
@@ -310,7 +320,7 @@ impl Sender {
                 self.backoff.reset();
                 let settled = queue.outbox().stored(number);
                 if let Some(settled) = settled {
-                    self.tell(settled, Ok(self.receipt(queue, &outcome, duplicate)));
+                    self.tell(settled, Ok(self.receipt(sent, &outcome, duplicate)));
                 }
             }
             BatchStep::Again | BatchStep::Unclear | BatchStep::Reroute => {
@@ -350,14 +360,13 @@ impl Sender {
         self.shared.reuse(settled.bytes);
     }
 
-    fn receipt(&self, queue: &Queue, outcome: &ProduceOutcome, duplicate: bool) -> BatchReceipt {
-        let route = queue.route();
+    fn receipt(&self, sent: &Sent, outcome: &ProduceOutcome, duplicate: bool) -> BatchReceipt {
         let snapshot = self.shared.client.routes.load();
-        let cluster = snapshot.cluster_of(&route.broker).unwrap_or_default();
+        let cluster = snapshot.cluster_of(&self.lane.broker).unwrap_or_default();
         BatchReceipt {
-            broker: Arc::clone(&route.broker),
-            queue: queue.ordinal,
-            queue_key: route.entry.map(|entry| entry.key).unwrap_or_default(),
+            broker: Arc::clone(&self.lane.broker),
+            queue: sent.queue.ordinal,
+            queue_key: sent.key,
             base_offset: outcome.base_offset,
             append_time_ms: outcome.append_time_ms,
             level: outcome.level,
@@ -419,6 +428,7 @@ impl Sender {
                 continue;
             }
             let Some(refuge) = self.shared.refuge(queue) else { continue };
+            let _moving = self.shared.moving();
             let free = queue.intake().take_free();
             if free.is_empty() {
                 continue;
@@ -473,7 +483,7 @@ impl Drop for Sender {
 /// A request in the making.
 #[derive(Default)]
 struct Gathering {
-    items: Vec<(Arc<Queue>, u64)>,
+    items: Vec<Sent>,
     wire: Vec<ProduceItem>,
     pieces: Vec<bytes::Bytes>,
     bytes: usize,
@@ -499,7 +509,7 @@ impl Gathering {
                     self.bytes += batch.bytes.len();
                     self.wire.push(ProduceItem { queue: key, bytes: wire_len(batch.bytes.len()) });
                     self.pieces.push(batch.bytes);
-                    self.items.push((Arc::clone(queue), batch.number));
+                    self.items.push(Sent { queue: Arc::clone(queue), number: batch.number, key });
                 }
                 Ok(None) => return,
                 Err((audience, error)) => fail_to_freeze(shared, queue, audience, &error),

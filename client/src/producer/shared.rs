@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     places: Mutex<Places>,
     /// Topics whose routes are asked for in the background.
     asking: Mutex<HashSet<Arc<str>>>,
+    /// Held while batches are between two queues, so that who looks for all of them misses none.
+    moving: Mutex<()>,
     closing: AtomicBool,
     single_bytes_max: AtomicUsize,
     runtime: Handle,
@@ -117,6 +119,7 @@ impl Shared {
             topics: ArcSwap::default(),
             places: Mutex::default(),
             asking: Mutex::default(),
+            moving: Mutex::default(),
             closing: AtomicBool::new(false),
             single_bytes_max: AtomicUsize::new(SINGLE_BYTES_MAX.max(options.batch_bytes_max)),
             runtime: Handle::current(),
@@ -128,6 +131,11 @@ impl Shared {
     /// Whether no more messages are taken.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// Until it is dropped no batch goes from one queue to another.
+    pub(crate) fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes no more messages; the senders end once everything is settled.

@@ -1,8 +1,12 @@
 //! Servers: ready, stopped, restarted, refused.
 
+use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::harness::{Server, equeue, fail};
 
@@ -53,6 +57,38 @@ fn a_port_that_is_taken_is_told() {
     command.args(["standalone", "--nameserver-listen", "127.0.0.1:0", "--http-listen", "off"]);
     let said = fail(command.args(["--listen", &address, "--data"]).arg(data.path()), 1);
     assert!(said.contains(&address) && said.contains("in use"), "{said}");
+}
+
+/// Starts a server on a machine that is different in one respect; gives what it said.
+fn start_with(prepare: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> String {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = equeue();
+    command.args(["standalone", "--listen", "127.0.0.1:0", "--nameserver-listen", "127.0.0.1:0"]);
+    command.args(["--http-listen", "off", "--data"]).arg(data.path());
+    #[expect(unsafe_code, reason = "the limits of a process are set between fork and exec")]
+    // SAFETY: what the tests give makes system calls on memory made before the fork, nothing else.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+    fail(&mut command, 1)
+}
+
+#[test]
+fn too_little_memory_to_lock_is_told() {
+    let said = start_with(|| setrlimit(Resource::RLIMIT_MEMLOCK, 64 << 10, 64 << 10).map_err(Into::into));
+    assert!(said.contains("65536") && said.contains("ulimit -l"), "{said}");
+}
+
+#[test]
+fn io_uring_that_is_forbidden_is_told() {
+    // What the default seccomp profile of Docker does.
+    let forbidden = BTreeMap::from([(nix::libc::SYS_io_uring_setup, Vec::new())]);
+    let refuse = SeccompAction::Errno(nix::libc::EPERM.unsigned_abs());
+    let architecture = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(forbidden, SeccompAction::Allow, refuse, architecture).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    let said = start_with(move || apply_filter(&program).map_err(std::io::Error::other));
+    assert!(said.contains("io_uring is not available") && said.contains("seccomp"), "{said}");
 }
 
 #[test]
