@@ -1,5 +1,8 @@
 //! Topics, offsets and inspection.
 
+mod groups;
+mod queues;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +15,8 @@ use equeue_net::api::{
 };
 use equeue_record::{MessageId, Offset, RecordError, split_first};
 use futures::future::join_all;
+
+pub use groups::{QueueReset, ResetTo};
 
 use crate::client::ClientInner;
 use crate::connection::Connection;

@@ -6,13 +6,16 @@ use clap::{Parser, Subcommand};
 
 use crate::cluster::ClusterCommand;
 use crate::config::ConfigCommand;
+use crate::connect::ClusterArgs;
 use crate::consume::ConsumeArgs;
 use crate::doctor::DoctorArgs;
+use crate::group::GroupCommand;
 use crate::log::LogCommand;
 use crate::logging::LogFormat;
 use crate::message::MessageCommand;
 use crate::output::Format;
 use crate::produce::ProduceArgs;
+use crate::queue::QueueCommand;
 use crate::serve::{BrokerArgs, NameserverArgs, StandaloneArgs};
 use crate::topic::TopicCommand;
 
@@ -45,9 +48,15 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Check whether a broker can run here, with a remedy for each finding
     Doctor(DoctorArgs),
-    /// Create and look at topics
+    /// Create, delete and look at topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Add, open, close and remove queues of a topic
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Look at consumer groups, move and delete them
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Send messages: each line of stdin or of a file is one
     Produce(ProduceArgs),
     /// Print messages, and commit what was printed
@@ -58,6 +67,24 @@ pub(crate) enum Command {
     /// Look at the brokers of the cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Show what brokers count
+    BrokerStats {
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// List the producers that brokers know
+    Producers {
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// List the consumers that brokers know
+    Consumers {
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// Examine a broker's data directory offline, without changing it
     #[command(subcommand)]
     Log(LogCommand),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use equeue_client::{Admin, Client, ClientError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::suggest;
 
@@ -65,6 +67,14 @@ pub(crate) fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> a
     let result = runtime.block_on(command);
     runtime.shutdown_timeout(Duration::ZERO);
     result
+}
+
+/// An RFC 3339 time as milliseconds UTC.
+pub(crate) fn millis(time: &str) -> Result<i64, String> {
+    let time = OffsetDateTime::parse(time, &Rfc3339)
+        .map_err(|error| format!("`{time}` is not a time such as 2026-11-23T08:00:00Z: {error}"))?;
+    let millis = time.unix_timestamp_nanos().div_euclid(1_000_000);
+    i64::try_from(millis).map_err(|_| "the time is out of range".to_owned())
 }
 
 /// `no topic X; did you mean Y?`, with the topics that exist.

@@ -12,8 +12,6 @@ use anyhow::Context as _;
 use equeue_client::{
     Client, ClientError, Consumer, ConsumerOptions, QueueEnd, Received, StartAt, Subscription,
 };
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::connect::{self, ClusterArgs};
 use crate::output::{Format, Output};
@@ -62,10 +60,7 @@ fn start_at(text: &str) -> Result<StartAt, String> {
         "last" => Ok(StartAt::Last),
         _ => {
             let time = text.strip_prefix("time:").ok_or("must be first, last, or time:RFC3339")?;
-            let time = OffsetDateTime::parse(time, &Rfc3339)
-                .map_err(|error| format!("`{time}` is not a time such as 2026-11-23T08:00:00Z: {error}"))?;
-            let millis = time.unix_timestamp_nanos().div_euclid(1_000_000);
-            i64::try_from(millis).map(StartAt::Time).map_err(|_| "the time is out of range".to_owned())
+            connect::millis(time).map(StartAt::Time)
         }
     }
 }

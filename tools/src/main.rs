@@ -4,17 +4,20 @@
 //! logging, output for people and programs. It has no rule of its own about messages.
 
 mod cli;
+mod clients;
 mod cluster;
 mod config;
 mod connect;
 mod consume;
 mod doctor;
 mod failure;
+mod group;
 mod log;
 mod logging;
 mod message;
 mod output;
 mod produce;
+mod queue;
 mod serve;
 mod settings;
 mod shell;
@@ -47,6 +50,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Config(command) => config::run(&command),
         Command::Doctor(args) => doctor::run(&args, format),
         Command::Topic(command) => block_on(topic::run(command, format)),
+        Command::Queue(command) => block_on(queue::run(command, format)),
+        Command::Group(command) => block_on(group::run(command, format)),
+        Command::Producers { cluster } => block_on(clients::list(clients::Kind::Producers, &cluster, format)),
+        Command::Consumers { cluster } => block_on(clients::list(clients::Kind::Consumers, &cluster, format)),
+        Command::BrokerStats { cluster } => block_on(clients::stats(&cluster, format)),
         Command::Produce(args) => block_on(produce::run(args, format)),
         Command::Consume(args) => block_on(consume::run(args, format)),
         Command::Message(command) => block_on(message::run(command, format)),

@@ -24,6 +24,14 @@ pub(crate) enum TopicCommand {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
+    /// Delete a topic from every broker, with its messages
+    Delete {
+        /// Name of the topic
+        name: String,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
     /// List the topics
     List {
         /// Where
@@ -46,6 +54,7 @@ pub(crate) async fn run(command: TopicCommand, format: Format) -> anyhow::Result
         TopicCommand::Create { name, queues, cluster } => {
             create(&name, queues.unwrap_or(0), &cluster, format).await
         }
+        TopicCommand::Delete { name, cluster } => delete(&name, &cluster, format).await,
         TopicCommand::List { cluster } => list(&cluster, format).await,
         TopicCommand::Describe { name, cluster } => describe(&name, &cluster, format).await,
     }
@@ -89,6 +98,41 @@ async fn create(topic: &str, queues: u32, cluster: &ClusterArgs, format: Format)
             table.print(&mut output, "")?;
             if !ok {
                 output.line(format!("`equeue topic create {topic}` again completes it where it failed."))?;
+            }
+        }
+    }
+    output.flush()?;
+    if ok { Ok(()) } else { Err(Told.into()) }
+}
+
+async fn delete(topic: &str, cluster: &ClusterArgs, format: Format) -> anyhow::Result<()> {
+    let client = cluster.client().await?;
+    let admin = client.admin();
+    if is_surely_missing(&admin, topic).await {
+        return Err(connect::no_such_topic(&admin, topic).await);
+    }
+    let answers = admin.delete_topic(topic).await.map_err(|error| cluster.explain(error))?;
+    client.close().await;
+    let row = |answer: BrokerResult<()>| BrokerRow {
+        broker: answer.broker.to_string(),
+        // A broker that does not have it is as it shall be.
+        ok: matches!(&answer.result, Ok(()) | Err(ClientError::Refused { code: Code::TopicNotFound, .. })),
+        queues: None,
+        error: answer.result.err().map(|error| error.to_string()),
+    };
+    let brokers: Vec<BrokerRow> = answers.into_iter().map(row).collect();
+    let ok = brokers.iter().all(|row| row.ok);
+    let mut output = Output::stdout();
+    match format {
+        Format::Json => output.json(&Created { topic, ok, brokers })?,
+        Format::Table => {
+            let mut table = Table::new(&["BROKER", "RESULT"]);
+            for row in brokers {
+                table.row([row.broker, row.error.unwrap_or_else(|| "deleted".to_owned())]);
+            }
+            table.print(&mut output, "")?;
+            if !ok {
+                output.line(format!("`equeue topic delete {topic}` again completes it where it failed."))?;
             }
         }
     }

@@ -44,6 +44,31 @@ fn topics_are_created_listed_and_described() {
 }
 
 #[test]
+fn queues_are_added_and_topics_deleted() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::standalone(data.path());
+    succeed(&mut server.client(&["topic", "create", "orders", "--queues", "2"]));
+    let added = succeed(
+        &mut server.client(&["queue", "add", "--topic", "orders", "--count", "3", "--output", "json"]),
+    );
+    let added: Value = serde_json::from_str(&added).unwrap();
+    assert_eq!(
+        (&added["ok"], &added["brokers"][0]["queues"]),
+        (&Value::from(true), &Value::from(5)),
+        "{added}"
+    );
+    let said = fail(&mut server.client(&["queue", "add", "--topic", "oders"]), 1);
+    assert!(said.contains("did you mean `orders`"), "{said}");
+    let said = fail(&mut server.client(&["topic", "delete", "oders"]), 1);
+    assert!(said.contains("did you mean `orders`"), "{said}");
+    let deleted = succeed(&mut server.client(&["topic", "delete", "orders", "--output", "json"]));
+    assert_eq!(serde_json::from_str::<Value>(&deleted).unwrap()["ok"], true, "{deleted}");
+    let said = fail(&mut server.client(&["topic", "describe", "orders"]), 1);
+    assert!(said.contains("no topic `orders`"), "{said}");
+    server.stop();
+}
+
+#[test]
 fn an_unknown_topic_names_the_nearest_one() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::standalone(data.path());
