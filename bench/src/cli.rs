@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::workload::BODY_BYTES_MIN;
+use crate::keys::Keys;
+use crate::sizes::Sizes;
 
 /// Measures a broker, or the commit log alone.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +30,8 @@ pub enum BenchCommand {
     Latency(LoadArgs),
     /// The commit log alone, without a network
     Storage(StorageArgs),
+    /// Compares two results that were written with --json: ratios, noise, verdict
+    Compare(CompareArgs),
 }
 
 /// Options of every command that talks to a broker.
@@ -41,7 +44,10 @@ pub struct LoadArgs {
     /// Topic; by default one of its own for each run
     #[arg(long)]
     pub topic: Option<String>,
-    /// Queues of the topic, when it is created
+    /// Topics that the messages are spread over: NAME-0, NAME-1... when there are several
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub topics: u32,
+    /// Queues of each topic, when it is created
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub queues: u32,
     /// Producers, each with a client (connections) of its own
@@ -50,13 +56,21 @@ pub struct LoadArgs {
     /// Consumers, all in one group
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub consumers: u32,
-    /// Bytes of a message's body: one size, or a range LOW-HIGH
-    #[arg(long, default_value = "1000", value_name = "BYTES|LOW-HIGH")]
-    pub size: SizeRange,
+    /// Bytes of a message's body.
+    #[arg(
+        long,
+        default_value = "1000",
+        value_name = "SIZES",
+        help = "Bytes of a message's body: one size, LOW-HIGH, lognormal:MEDIAN:SIGMA[:MAX], or file:PATH (lines of BYTES COUNT)"
+    )]
+    pub size: Sizes,
+    /// Keys of the messages: none, uniform:N, zipf:N or zipf:N:EXPONENT
+    #[arg(long, default_value = "none", value_name = "KEYS")]
+    pub keys: Keys,
     /// Ends after so many messages (consume: size of the backlog)
     #[arg(long, conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     pub messages: Option<u64>,
-    /// Ends after so many seconds [default: 10]
+    /// Ends after so many seconds [default: 10; each run of a --sweep or --find-max: 5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub duration: Option<f64>,
     /// Seconds at the start that are not counted
@@ -65,6 +79,28 @@ pub struct LoadArgs {
     /// Open loop: messages per second of all producers together, whatever the broker does [latency: 10000]
     #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rate: Option<u64>,
+    /// latency: one run at each of these rates (messages per second, ascending)
+    #[arg(long, value_name = "RATES", value_delimiter = ',', conflicts_with_all = ["rate", "messages"],
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sweep: Vec<u64>,
+    /// latency: searches the highest rate at which p99 stays under --p99-max and nothing piles up; begins at --rate
+    #[arg(long, conflicts_with_all = ["sweep", "messages"])]
+    pub find_max: bool,
+    /// Bound of p99 for --find-max and --sweep, microseconds [default of --find-max: 10000]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub p99_max: Option<u32>,
+    /// both, latency: consumers begin so many seconds after producers, and catch up while these go on
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub backlog: Option<f64>,
+    /// Ends the broker that was started for the run while the load is on, and starts it again on its data
+    #[arg(long, value_enum, value_name = "HOW", conflicts_with = "nameserver")]
+    pub outage: Option<HowEnded>,
+    /// When, in seconds of the measured time [default: 2]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "outage")]
+    pub outage_at: Option<f64>,
+    /// both, latency: messages are to be delivered so many milliseconds later; end to end counts from then
+    #[arg(long, default_value_t = 0, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(..=3_600_000))]
+    pub delay_ms: u64,
     /// Messages in flight per producer
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub window: u32,
@@ -101,9 +137,34 @@ pub struct LoadArgs {
     /// The broker that is started without --nameserver
     #[command(flatten)]
     pub broker: OwnBrokerArgs,
+    /// Histograms of each second.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Writes the histograms of each second in HdrHistogram's log format"
+    )]
+    pub hlog: Option<PathBuf>,
     /// What becomes of the result
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Options of `bench compare`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareArgs {
+    /// The result to compare with
+    pub before: PathBuf,
+    /// The result that is judged
+    pub after: PathBuf,
+    /// Differences up to this are never more than noise, percent
+    #[arg(long, default_value_t = 3.0, value_name = "PERCENT", value_parser = percent)]
+    pub tolerance: f64,
+    /// Exits with 1 when a figure is worse by more than noise
+    #[arg(long)]
+    pub fail_if_worse: bool,
+    /// Writes the comparison as one JSON object; `-` for standard output instead of the table
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// The broker that a run starts for itself.
@@ -123,6 +184,9 @@ pub struct OutputArgs {
     /// Writes the result as one JSON object; `-` for standard output instead of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Writes a report with charts as one HTML page that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Demands on the result; the exit code is 1 unless all hold.
     #[arg(
         long,
@@ -142,8 +206,8 @@ pub struct StorageArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub queues: u32,
     /// Bytes of a message's body
-    #[arg(long, default_value = "1000", value_name = "BYTES|LOW-HIGH")]
-    pub size: SizeRange,
+    #[arg(long, default_value = "1000", value_name = "SIZES")]
+    pub size: Sizes,
     /// Messages in each batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch_messages: u32,
@@ -176,6 +240,15 @@ pub struct StorageArgs {
     pub output: OutputArgs,
 }
 
+/// How a broker is ended.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HowEnded {
+    /// SIGKILL: what was not synced is lost.
+    Kill,
+    /// SIGTERM: in order.
+    Stop,
+}
+
 /// How messages are spread over the queues.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spread {
@@ -196,59 +269,6 @@ impl Spread {
             Self::Message => "message",
             Self::Producer => "producer",
         }
-    }
-}
-
-/// Sizes of bodies in bytes, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SizeRange {
-    /// Smallest.
-    pub low: usize,
-    /// Largest.
-    pub high: usize,
-}
-
-impl SizeRange {
-    /// Largest body that a run sends: 1 MiB less room for what surrounds it.
-    pub const HIGH_MAX: usize = (1 << 20) - 4096;
-
-    /// Every body can carry what the verifier and the end-to-end clock need.
-    #[must_use]
-    pub const fn carries_stamp(self) -> bool {
-        self.low >= BODY_BYTES_MIN
-    }
-
-    /// Mean size.
-    #[must_use]
-    pub const fn mean(self) -> usize {
-        usize::midpoint(self.low, self.high)
-    }
-}
-
-impl FromStr for SizeRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| {
-            part.trim().parse::<usize>().map_err(|_| format!("`{part}` is not a number of bytes"))
-        };
-        let (low, high) = match text.split_once('-') {
-            Some((low, high)) => (number(low)?, number(high)?),
-            None => (number(text)?, number(text)?),
-        };
-        if low == 0 || low > high {
-            return Err(format!("sizes go from at least 1 upwards, not {low}-{high}"));
-        }
-        if high > Self::HIGH_MAX {
-            return Err(format!("the largest body of a run is {} bytes", Self::HIGH_MAX));
-        }
-        Ok(Self { low, high })
-    }
-}
-
-impl fmt::Display for SizeRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.low == self.high { self.low.fmt(f) } else { write!(f, "{}-{}", self.low, self.high) }
     }
 }
 
@@ -305,6 +325,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err(format!("`{text}` is not a percentage")),
+    }
+}
+
 fn seconds_or_none(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => Ok(seconds),
@@ -335,13 +362,19 @@ mod tests {
                     --duration 3 --warmup 0.5 --rate 1000 --window 50 --batch-max 65536 --linger-us 100 --pin 1 --verify \
                     --json out.json --assert p99<2000 --assert messages_per_second>=100000";
         let Ok(BenchCommand::Produce(args)) = parse(line) else { panic!("not understood") };
-        assert_eq!(args.size, SizeRange { low: 100, high: 2000 });
+        assert_eq!(args.size, Sizes::range(100, 2000).expect("a range"));
         assert_eq!(args.pin, Some(CpuList(vec![1])));
         assert_eq!(args.output.assert.len(), 2);
         for command in ["consume", "both", "latency"] {
             assert!(parse(&format!("{command} --messages 10 --sync-send")).is_ok(), "{command}");
         }
+        let line = "latency --sweep 1000,2000 --p99-max 2000 --topics 3 --keys zipf:1000 --size lognormal:1000:1 \
+                    --hlog a.hlog --html a.html --outage kill --outage-at 1 --backlog 2 --delay-ms 100";
+        let Ok(BenchCommand::Latency(args)) = parse(line) else { panic!("not understood") };
+        assert_eq!((args.sweep.as_slice(), args.keys), (&[1000, 2000][..], Keys::Zipf(1000, 1.0)));
+        assert!(parse("latency --find-max --rate 5000").is_ok());
         assert!(matches!(parse("storage --depth 1 --tasks 4"), Ok(BenchCommand::Storage(_))));
+        assert!(matches!(parse("compare a.json b.json --fail-if-worse"), Ok(BenchCommand::Compare(_))));
     }
 
     #[test]
@@ -355,17 +388,21 @@ mod tests {
             "produce --duration 0",
             "produce --rate 0",
             "storage --depth 3",
+            "latency --sweep 1,2 --rate 1",
+            "latency --sweep 1,2 --find-max",
+            "latency --find-max --messages 5",
+            "produce --outage kill --nameserver a:1",
+            "produce --outage-at 3",
+            "produce --size lognormal:5",
+            "produce --keys many",
+            "compare a.json",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
 
     #[test]
-    fn sizes_and_cpus() {
-        assert_eq!("7".parse(), Ok(SizeRange { low: 7, high: 7 }));
-        for bad in ["0", "9-3", "x", "1-", "99999999"] {
-            assert!(bad.parse::<SizeRange>().is_err(), "{bad}");
-        }
+    fn cpus() {
         assert_eq!("3,0-1,1".parse(), Ok(CpuList(vec![0, 1, 3])));
         assert_eq!(CpuList(vec![0, 2]).to_string(), "0,2");
         for bad in ["", "a", "3-1", "5000"] {

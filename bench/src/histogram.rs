@@ -1,7 +1,7 @@
 //! Latencies: recorded in nanoseconds, told in microseconds.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart, ns (an hour); longer ones count as this.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
@@ -13,7 +13,7 @@ pub struct Latencies {
 }
 
 /// Percentiles in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Half are at most this.
     pub p50: f64,
@@ -56,6 +56,24 @@ impl Latencies {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.histogram.len()
+    }
+
+    /// The histogram itself, in nanoseconds.
+    #[must_use]
+    pub(crate) const fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// The whole distribution: points (share of all, us), closer together the nearer they are to 1. Empty when nothing
+    /// was recorded.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        /// Points until the distance to 1 has halved.
+        const TICKS_PER_HALF_DISTANCE: u32 = 4;
+        self.histogram
+            .iter_quantiles(TICKS_PER_HALF_DISTANCE)
+            .map(|step| (step.quantile_iterated_to(), to_us(step.value_iterated_to())))
+            .collect()
     }
 
     /// `None` when nothing was recorded.
@@ -103,6 +121,20 @@ mod tests {
             near(found.p99_9, 9990.0) && near(found.p99_99, 9999.0) && near(found.max, 10_000.0),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn the_curve_rises_to_the_longest() {
+        let mut latencies = Latencies::new();
+        assert_eq!(latencies.curve(), []);
+        for us in 1..=10_000 {
+            latencies.record(us * 1000);
+        }
+        let curve = latencies.curve();
+        assert!(curve.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1), "{curve:?}");
+        let (share, longest) = curve[curve.len() - 1];
+        assert!((share - 1.0).abs() < 1e-9 && longest >= 10_000.0, "{curve:?}");
+        assert!((20..200).contains(&curve.len()), "{}", curve.len());
     }
 
     #[test]

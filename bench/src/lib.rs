@@ -9,8 +9,13 @@
 
 pub mod assertion;
 pub mod cli;
+mod compare;
 mod driver;
+pub mod environment;
 pub mod histogram;
+mod hlog;
+mod html;
+pub mod keys;
 mod log_alone;
 pub mod machine;
 mod meter;
@@ -22,6 +27,10 @@ pub mod report;
 mod run;
 pub mod schedule;
 mod scratch;
+pub mod search;
+pub mod sizes;
+mod stop;
+mod times;
 pub mod verify;
 pub mod workload;
 

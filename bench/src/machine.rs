@@ -1,6 +1,7 @@
 //! What the generator asks of the machine: time, CPU time, CPUs, and what it is.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -13,6 +14,30 @@ use crate::cli::CpuList;
 #[must_use]
 pub fn now_ns() -> u64 {
     clock_ns(ClockId::CLOCK_MONOTONIC).expect("every kernel has a monotonic clock")
+}
+
+/// Turns times of the run's clock into times of the wall's.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// What the wall's clock is ahead of the run's.
+    ahead_ns: u64,
+}
+
+impl WallClock {
+    /// As the two stand now.
+    #[must_use]
+    pub fn now() -> Self {
+        let wall = clock_ns(ClockId::CLOCK_REALTIME).unwrap_or(0);
+        Self { ahead_ns: wall.saturating_sub(now_ns()) }
+    }
+
+    /// The first millisecond, UTC, that is at least so long after a time of the run's clock.
+    #[must_use]
+    pub fn ms_after(&self, at_ns: u64, delay: Duration) -> i64 {
+        let delay_ns = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        let wall_ns = self.ahead_ns.saturating_add(at_ns).saturating_add(delay_ns);
+        i64::try_from(wall_ns.div_ceil(1_000_000)).unwrap_or(i64::MAX)
+    }
 }
 
 /// CPU time of this thread, ns.
@@ -32,6 +57,20 @@ pub fn process_cpu_ns() -> u64 {
 #[must_use]
 pub fn process_cpu_ns_of(pid: Pid) -> Option<u64> {
     ClockId::pid_cpu_clock_id(pid).ok().and_then(clock_ns)
+}
+
+/// Bytes that a process read from and wrote to disk so far; `None` when it is gone or may not be asked.
+#[must_use]
+pub fn process_io_of(pid: Pid) -> Option<(u64, u64)> {
+    disk_bytes(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+}
+
+fn disk_bytes(io: &str) -> Option<(u64, u64)> {
+    let field = |name: &str| {
+        let value = io.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().parse().ok()
+    };
+    Some((field("read_bytes:")?, field("write_bytes:")?))
 }
 
 fn clock_ns(clock: ClockId) -> Option<u64> {
@@ -129,6 +168,23 @@ mod tests {
             assert_eq!(busy_ticks(nonsense), None, "{nonsense}");
         }
         assert!(all_cpu_ns().expect("this machine tells") > 0);
+    }
+
+    #[test]
+    fn a_delivery_is_never_before_its_time() {
+        let wall = WallClock { ahead_ns: 999 };
+        assert_eq!(wall.ms_after(1, Duration::from_millis(3)), 4);
+        assert_eq!(wall.ms_after(999_001, Duration::ZERO), 1);
+        assert!(WallClock::now().ms_after(now_ns(), Duration::ZERO) > 1_700_000_000_000);
+    }
+
+    #[test]
+    fn a_process_tells_what_it_wrote() {
+        let io =
+            "rchar: 9\nwchar: 8\nsyscr: 1\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 1\n";
+        assert_eq!(disk_bytes(io), Some((4096, 8192)));
+        assert_eq!(disk_bytes("read_bytes: 1\n"), None);
+        assert!(process_io_of(Pid::this()).is_some());
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The broker as the generator sees it from outside: its CPU time, and whether it lives.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use equeue_client::Admin;
 
-use crate::machine::process_cpu_ns_of;
 use crate::own_broker::OwnBroker;
 
 /// What tells the broker's CPU time.
@@ -33,9 +32,7 @@ impl BrokerMeter {
     /// CPU time of all broker processes so far, ns; `None` when one does not tell.
     pub(crate) async fn cpu_ns(&self) -> Option<u64> {
         match self {
-            Self::Own(broker) => {
-                process_cpu_ns_of(broker.lock().unwrap_or_else(PoisonError::into_inner).pid())
-            }
+            Self::Own(_) => self.cpu_ns_here(),
             Self::Cluster { admin, brokers } => {
                 let mut sum_us = 0;
                 for broker in brokers {
@@ -46,6 +43,24 @@ impl BrokerMeter {
         }
     }
 
+    /// CPU time of a broker of this run's own so far, ns: asking costs nothing.
+    pub(crate) fn cpu_ns_here(&self) -> Option<u64> {
+        Some(self.own()?.cpu_ns())
+    }
+
+    /// Bytes that a broker of this run's own read from and wrote to disk so far.
+    pub(crate) fn disk_bytes(&self) -> Option<(u64, u64)> {
+        Some(self.own()?.disk_bytes())
+    }
+
+    /// The broker of this run's own.
+    pub(crate) fn own(&self) -> Option<MutexGuard<'_, OwnBroker>> {
+        match self {
+            Self::Own(broker) => Some(broker.lock().unwrap_or_else(PoisonError::into_inner)),
+            Self::Cluster { .. } => None,
+        }
+    }
+
     /// The broker is known to run on this machine.
     pub(crate) const fn is_here(&self) -> bool {
         matches!(self, Self::Own(_))
@@ -53,9 +68,6 @@ impl BrokerMeter {
 
     /// Says why, when a broker of the run's own has ended.
     pub(crate) fn check_alive(&self) -> Result<()> {
-        match self {
-            Self::Own(broker) => broker.lock().unwrap_or_else(PoisonError::into_inner).check_alive(),
-            Self::Cluster { .. } => Ok(()),
-        }
+        self.own().map_or(Ok(()), |mut broker| broker.check_alive())
     }
 }

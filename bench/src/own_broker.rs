@@ -4,10 +4,11 @@
 //! It is stopped by SIGTERM when the value is dropped, and by the kernel when the generator dies.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine;
+use crate::machine::{self, process_cpu_ns_of, process_io_of};
 use crate::scratch::Scratch;
 
 /// How long the broker may take until it is ready.
@@ -28,13 +29,18 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Lines of its log that are kept to explain a failure.
 const LINES_KEPT: usize = 20;
 
-/// A running standalone broker.
+/// A standalone broker: one process, or several after another on the same data and addresses.
 #[derive(Debug)]
 pub(crate) struct OwnBroker {
+    launch: Launch,
     child: Child,
-    nameserver: String,
+    is_ready: Receiver<()>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
-    _scratch: Scratch,
+    /// It was told to end: that it does is no failure.
+    ending: bool,
+    /// What processes that have ended used.
+    earlier: Used,
+    scratch: Scratch,
 }
 
 /// How it is set up.
@@ -46,40 +52,137 @@ pub(crate) struct OwnBrokerOptions {
     pub memory_limit: Option<String>,
 }
 
-impl OwnBroker {
-    /// Starts one with its data in `scratch` and waits until it is ready.
-    pub(crate) fn start(scratch: Scratch, options: &OwnBrokerOptions) -> Result<Self> {
+/// What each of its processes is started with.
+#[derive(Clone, Debug)]
+struct Launch {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    settings: Vec<(&'static str, String)>,
+    cpus: Vec<usize>,
+    nameserver: String,
+}
+
+/// CPU time and bytes read from and written to disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu_ns: u64,
+    disk_bytes: (u64, u64),
+}
+
+impl Launch {
+    fn new(scratch: &Scratch, options: &OwnBrokerOptions) -> Result<Self> {
         let [nameserver, listen, http] = free_addresses()?;
+        let data = scratch.path().join("data");
         let program = std::env::current_exe().context("finding the program to start the broker with")?;
-        let mut command = Command::new(&program);
+        let mut arguments: Vec<OsString> = vec!["standalone".into(), "--data".into(), data.into()];
+        for (name, address) in
+            [("--listen", &listen), ("--nameserver-listen", &nameserver), ("--http-listen", &http)]
+        {
+            arguments.extend([name.into(), address.into()]);
+        }
+        Ok(Self { program, arguments, settings: settings(options), cpus: options.cpus.clone(), nameserver })
+    }
+
+    /// Starts a process; the receiver is told when it is ready.
+    fn start(&self, lines: &Arc<Mutex<VecDeque<String>>>) -> Result<(Child, Receiver<()>)> {
+        let mut command = Command::new(&self.program);
         command
-            .arg("standalone")
-            .arg("--data")
-            .arg(scratch.path().join("data"))
-            .args(["--listen", &listen, "--nameserver-listen", &nameserver, "--http-listen", &http])
-            .envs(settings(options))
+            .args(&self.arguments)
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = spawn_on(&mut command, &options.cpus)
-            .with_context(|| format!("starting {} standalone", program.display()))?;
+            .stderr(Stdio::piped())
+            // Ctrl-C is for the generator, which stops the broker when it has its figures.
+            .process_group(0);
+        let mut child = spawn_on(&mut command, &self.cpus)
+            .with_context(|| format!("starting {} standalone", self.program.display()))?;
         let stderr = child.stderr.take().context("the broker has no error stream")?;
-        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         let (ready, is_ready) = sync_channel(1);
-        let lines = Arc::clone(&last_lines);
+        let lines = Arc::clone(lines);
         thread::Builder::new()
             .name("broker-log".to_owned())
             .spawn(move || read_log(stderr, &lines, &ready))
             .context("starting the thread that reads the broker's log")?;
-        let mut broker = Self { child, nameserver, last_lines, _scratch: scratch };
-        broker.wait_ready(&is_ready)?;
+        Ok((child, is_ready))
+    }
+}
+
+impl OwnBroker {
+    /// Starts one with its data in `scratch` and waits until it is ready.
+    pub(crate) fn start(scratch: Scratch, options: &OwnBrokerOptions) -> Result<Self> {
+        let launch = Launch::new(&scratch, options)?;
+        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
+        let (child, is_ready) = launch.start(&last_lines)?;
+        let mut broker =
+            Self { launch, child, is_ready, last_lines, ending: false, earlier: Used::default(), scratch };
+        broker.wait_ready()?;
         Ok(broker)
+    }
+
+    /// Tells it to end, or kills it. Does not wait.
+    pub(crate) fn end(&mut self, killed: bool) -> Result<()> {
+        self.earlier = self.used();
+        self.ending = true;
+        let signal = if killed { Signal::SIGKILL } else { Signal::SIGTERM };
+        kill(self.pid(), signal).with_context(|| format!("sending {signal} to the broker"))
+    }
+
+    /// Whether a broker that was told to end has done so.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("asking for the broker's state")?.is_some())
+    }
+
+    /// Starts the next process on the same data. Must be called by the thread that started the first: a process is
+    /// stopped when the thread that started it ends. Does not wait until it is ready.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        (self.child, self.is_ready) = self.launch.start(&self.last_lines)?;
+        self.ending = false;
+        Ok(())
+    }
+
+    /// Whether a broker that was started again is ready.
+    pub(crate) fn is_ready(&mut self) -> Result<bool> {
+        self.check_alive()?;
+        Ok(self.is_ready.try_recv().is_ok())
+    }
+
+    /// CPU time so far, ns.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.used().cpu_ns
+    }
+
+    /// Bytes read from and written to disk so far.
+    pub(crate) fn disk_bytes(&self) -> (u64, u64) {
+        self.used().disk_bytes
+    }
+
+    fn used(&self) -> Used {
+        let Used { cpu_ns, disk_bytes: (read, written) } = self.earlier;
+        if self.ending {
+            return self.earlier;
+        }
+        let (more_read, more_written) = process_io_of(self.pid()).unwrap_or_default();
+        Used {
+            cpu_ns: cpu_ns + process_cpu_ns_of(self.pid()).unwrap_or(0),
+            disk_bytes: (read + more_read, written + more_written),
+        }
+    }
+
+    /// Where its data lies.
+    pub(crate) fn data(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// What it was set to, beyond its defaults.
+    pub(crate) fn settings(&self) -> Vec<String> {
+        let shown = |(name, value): &(&str, String)| format!("{name}={value}");
+        self.launch.settings.iter().filter(|(name, _)| name.starts_with("EQUEUE")).map(shown).collect()
     }
 
     /// Address of its nameserver.
     #[must_use]
     pub(crate) fn nameserver(&self) -> &str {
-        &self.nameserver
+        &self.launch.nameserver
     }
 
     /// Its process.
@@ -92,16 +195,17 @@ impl OwnBroker {
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait().context("asking for the broker's state")? {
             None => Ok(()),
+            Some(_) if self.ending => Ok(()),
             Some(status) => {
                 Err(anyhow!("the broker ended with {status}; its last words:\n{}", self.last_words()))
             }
         }
     }
 
-    fn wait_ready(&mut self, is_ready: &Receiver<()>) -> Result<()> {
+    fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            match is_ready.recv_timeout(Duration::from_millis(100)) {
+            match self.is_ready.recv_timeout(Duration::from_millis(100)) {
                 Ok(()) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => self.check_alive()?,
                 Err(RecvTimeoutError::Disconnected) => {

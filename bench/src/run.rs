@@ -6,11 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{BenchArgs, BenchCommand, LoadArgs, OutputArgs};
+use crate::html;
 use crate::network::{self, Kind};
 use crate::report::Report;
+use crate::stop::StopRequest;
 
 /// How a run ended that came to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,10 @@ pub fn run(args: &BenchArgs) -> Result<Outcome> {
             check_output(&storage.output)?;
             return conclude(&crate::log_alone::measure(storage)?, &storage.output);
         }
+        BenchCommand::Compare(compare) => return crate::compare::run(compare),
     };
     check_output(&load.output)?;
+    load.hlog.as_deref().map_or(Ok(()), |path| check_folder("--hlog", path))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     let report = runtime.block_on(until_signal(kind, load))?;
@@ -56,25 +59,28 @@ pub fn run(args: &BenchArgs) -> Result<Outcome> {
     conclude(&report, &load.output)
 }
 
-/// A stop signal ends the run in order: the broker of its own is stopped, its data removed.
+/// A stop signal ends the run in order, with the figures so far; the broker of its own is stopped, its data removed.
 async fn until_signal(kind: Kind, args: &LoadArgs) -> Result<Report> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    let stop = StopRequest::default();
     tokio::select! {
-        report = network::measure(kind, args) => report,
-        _ = interrupt.recv() => bail!("stopped by SIGINT"),
-        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+        report = network::measure(kind, args, stop.clone()) => report,
+        ended = stop.watch_signals() => {
+            ended?;
+            bail!("stopped by a signal")
+        }
     }
 }
 
 fn check_output(output: &OutputArgs) -> Result<()> {
-    output.json.as_deref().filter(|path| path.as_os_str() != "-").map_or(Ok(()), check_json_path)
+    let json = output.json.as_deref().filter(|path| path.as_os_str() != "-");
+    json.map_or(Ok(()), |path| check_folder("--json", path))?;
+    output.html.as_deref().map_or(Ok(()), |path| check_folder("--html", path))
 }
 
 /// Whether the file's folder is there, told before anything is started.
-fn check_json_path(path: &Path) -> Result<()> {
+fn check_folder(option: &str, path: &Path) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    ensure!(dir.is_dir(), "--json: there is no folder {}", dir.display());
+    ensure!(dir.is_dir(), "{option}: there is no folder {}", dir.display());
     Ok(())
 }
 
@@ -87,7 +93,14 @@ fn conclude(report: &Report, output: &OutputArgs) -> Result<Outcome> {
     if let Some(path) = output.json.as_deref().filter(|_| !to_stdout) {
         fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;
     }
+    if let Some(path) = output.html.as_deref() {
+        fs::write(path, html::page(&value)?).with_context(|| format!("writing {}", path.display()))?;
+    }
     let mut outcome = Outcome::Passed;
+    if report.interrupted && !output.assert.is_empty() {
+        eprintln!("assertion failed: the run was interrupted before its time");
+        outcome = Outcome::Failed;
+    }
     for failed in output.assert.iter().filter_map(|assertion| assertion.check(&value).err()) {
         eprintln!("assertion failed: {failed}");
         outcome = Outcome::Failed;
@@ -99,6 +112,6 @@ fn conclude(report: &Report, output: &OutputArgs) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn pretty(value: &Value) -> Result<String> {
+pub(crate) fn pretty(value: &Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(value).context("writing the result as JSON")? + "\n")
 }

@@ -16,7 +16,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::cli::SizeRange;
+use crate::sizes::Sizes;
 
 /// Smallest body that carries a stamp.
 pub const BODY_BYTES_MIN: usize = 28;
@@ -95,6 +95,44 @@ fn checksum(body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(stamp), tail)
 }
 
+/// Which of the topics a producer sends to: all of them in turn, shared out between the producers where there are
+/// enough of these.
+#[must_use]
+pub fn topics_of(producer: u32, producers: u32, topics: u32) -> Vec<u32> {
+    if producers >= topics {
+        return vec![producer % topics.max(1)];
+    }
+    (0..topics).filter(|topic| topic % producers.max(1) == producer).collect()
+}
+
+/// The topics of one producer in turn: a run of messages to each, so that batches fill.
+#[derive(Debug)]
+pub struct TopicTurns {
+    topics: Vec<u32>,
+    sent: usize,
+}
+
+impl TopicTurns {
+    /// Messages in a row to the same topic.
+    const RUN: usize = 64;
+
+    /// Of these topics, of which there is at least one.
+    #[must_use]
+    pub const fn new(topics: Vec<u32>) -> Self {
+        Self { topics, sent: 0 }
+    }
+
+    /// Topic of the next message.
+    pub fn next_topic(&mut self) -> usize {
+        if let [only] = self.topics.as_slice() {
+            return *only as usize;
+        }
+        let turn = self.sent / Self::RUN;
+        self.sent = self.sent.wrapping_add(1);
+        self.topics.get(turn % self.topics.len().max(1)).map_or(0, |topic| *topic as usize)
+    }
+}
+
 /// Bytes of random data that bodies are cut from: small enough for a core's second cache, so that making a message
 /// costs the generator no memory traffic.
 const POOL_BYTES: usize = 64 * 1024;
@@ -104,14 +142,14 @@ const POOL_BYTES: usize = 64 * 1024;
 pub struct BodyPool {
     bytes: Vec<u8>,
     cursor: usize,
-    sizes: SizeRange,
+    sizes: Sizes,
     random: SmallRng,
 }
 
 impl BodyPool {
     /// Bodies of these sizes; the same seed gives the same sizes and bytes.
     #[must_use]
-    pub fn new(sizes: SizeRange, seed: u64) -> Self {
+    pub fn new(sizes: Sizes, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut bytes = vec![0; POOL_BYTES.max(4 * sizes.high)];
         random.fill(bytes.as_mut_slice());
@@ -120,8 +158,7 @@ impl BodyPool {
 
     /// Size of the next body.
     pub fn next_size(&mut self) -> usize {
-        let SizeRange { low, high } = self.sizes;
-        if low == high { low } else { self.random.random_range(low..=high) }
+        self.sizes.draw(&mut self.random)
     }
 
     /// A body of `size` bytes (at most the largest of the range) with this stamp.
@@ -177,8 +214,28 @@ mod tests {
     }
 
     #[test]
+    fn every_topic_has_a_producer_and_every_producer_a_topic() {
+        for (producers, topics) in [(1, 1), (1, 5), (3, 7), (7, 3), (4, 4)] {
+            let of: Vec<Vec<u32>> = (0..producers).map(|p| topics_of(p, producers, topics)).collect();
+            assert!(of.iter().all(|mine| !mine.is_empty()), "{of:?}");
+            assert!((0..topics).all(|topic| of.iter().flatten().any(|mine| *mine == topic)), "{of:?}");
+        }
+    }
+
+    #[test]
+    fn topics_take_turns() {
+        let mut turns = TopicTurns::new(vec![3, 5]);
+        let chosen: Vec<usize> = (0..192).map(|_| turns.next_topic()).collect();
+        assert!(
+            chosen[..64].iter().all(|topic| *topic == 3) && chosen[64..128].iter().all(|topic| *topic == 5)
+        );
+        assert!(chosen[128..].iter().all(|topic| *topic == 3));
+        assert_eq!(TopicTurns::new(vec![7]).next_topic(), 7);
+    }
+
+    #[test]
     fn the_pool_gives_every_size_of_the_range_and_wraps() {
-        let sizes = SizeRange { low: 30, high: 33 };
+        let sizes = Sizes::range(30, 33).expect("a range");
         let mut pool = BodyPool::new(sizes, 1);
         let mut seen = std::collections::BTreeSet::new();
         for sequence in 0..10_000 {
@@ -194,12 +251,12 @@ mod tests {
 
     #[test]
     fn the_pool_holds_the_largest_bodies() {
-        let sizes = SizeRange { low: SizeRange::HIGH_MAX, high: SizeRange::HIGH_MAX };
+        let sizes = Sizes::range(Sizes::HIGH_MAX, Sizes::HIGH_MAX).expect("a range");
         let mut pool = BodyPool::new(sizes, 1);
         for sequence in 0..9 {
             assert_eq!(
-                pool.body(SizeRange::HIGH_MAX, &Stamp { sequence, ..STAMP }, false).len(),
-                SizeRange::HIGH_MAX
+                pool.body(Sizes::HIGH_MAX, &Stamp { sequence, ..STAMP }, false).len(),
+                Sizes::HIGH_MAX
             );
         }
     }

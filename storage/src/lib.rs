@@ -13,7 +13,6 @@ pub mod io;
 pub mod log;
 pub mod offline;
 mod producer_state;
-pub mod retention;
 pub mod segment;
 mod state;
 pub mod types;

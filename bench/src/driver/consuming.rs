@@ -10,6 +10,7 @@ use equeue_record::RecordError;
 use tokio::sync::watch;
 
 use super::ledger::Span;
+use super::moments::Moments;
 use super::{Stage, outcome_name};
 use crate::histogram::Latencies;
 use crate::machine::now_ns;
@@ -31,10 +32,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct ConsumeTally {
     /// What counts for the end-to-end latency, by send time.
     pub span: Span,
-    /// From when a message was due to be sent until it was here.
+    /// From when a message was due (to be sent, or to be delivered) until it was here, since whoever watches looked last.
     pub end_to_end: Latencies,
-    /// Like `end_to_end`, since the last look (kept when asked for).
-    pub recent: Option<Latencies>,
+    /// Delayed messages that came before their time.
+    pub early: u64,
     /// Messages, each once, and their bytes.
     pub received: u64,
     /// Bytes of the bodies of `received`.
@@ -56,11 +57,11 @@ pub(crate) struct ConsumeTally {
 }
 
 impl ConsumeTally {
-    pub(crate) fn new(recent: bool) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             span: Span::NEVER,
             end_to_end: Latencies::new(),
-            recent: recent.then(Latencies::new),
+            early: 0,
             received: 0,
             bytes: 0,
             prefetched: 0,
@@ -82,11 +83,8 @@ pub(crate) struct QueueProgress {
 }
 
 impl QueueProgress {
-    /// Ordinals of a topic are below this.
-    const QUEUES_MAX: usize = 1024;
-
-    pub(crate) fn new() -> Self {
-        Self { next: (0..Self::QUEUES_MAX).map(|_| AtomicU64::new(0)).collect() }
+    pub(crate) fn new(places: usize) -> Self {
+        Self { next: (0..places).map(|_| AtomicU64::new(0)).collect() }
     }
 
     /// Takes the offsets `first..next` of a queue; how many of them are new.
@@ -99,19 +97,38 @@ impl QueueProgress {
 
 /// What all consumers of a run share.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Receiving {
     /// The run whose messages are received.
     pub run: u32,
     /// The topic was filled before: consumers own their queues before the clock starts, but wait for it.
     pub drains: bool,
+    /// They begin when they are told to, which is later than producers.
+    pub waits: bool,
     /// Messages of other runs do not count.
     pub own_only: bool,
     /// Bodies carry the time at which they were sent, by this run's clock.
     pub timed: bool,
+    /// Messages were to be delivered so much after they were due to be sent.
+    pub delay_ns: u64,
+    /// Numbers of the topics.
+    pub topics: BTreeMap<String, u32>,
+    /// Queues of each topic.
+    pub queues: u32,
+    /// When they begin.
+    pub moments: Arc<Moments>,
     /// How far each queue was received.
     pub progress: QueueProgress,
     /// Checks every body.
     pub verifier: Option<Mutex<Verifier>>,
+}
+
+impl Receiving {
+    /// One number for a queue of a topic.
+    fn place(&self, batch: &ReceivedBatch) -> u32 {
+        let topic = if self.topics.len() > 1 { self.topics.get(&**batch.topic()) } else { None };
+        topic.map_or(0, |topic| topic * self.queues) + batch.queue()
+    }
 }
 
 /// Receives until the task is dropped.
@@ -125,7 +142,9 @@ pub(crate) async fn consume(
     let mut prefetched = 0;
     if receiving.drains {
         prefetched = PREFETCH_BYTES as u64;
-        wait_for_start(&consumer, index, &tally, &mut stage).await;
+    }
+    if receiving.waits {
+        wait_for_start(&consumer, index, &receiving.moments, &tally, &mut stage).await;
     }
     loop {
         match consumer.pull_batch(PULL_WAIT).await {
@@ -152,10 +171,11 @@ pub(crate) async fn consume(
 async fn wait_for_start(
     consumer: &Consumer,
     index: u32,
+    moments: &Moments,
     tally: &Mutex<ConsumeTally>,
     stage: &mut watch::Receiver<Stage>,
 ) {
-    while matches!(*stage.borrow(), Stage::Prepare) {
+    while matches!(*stage.borrow(), Stage::Prepare) || now_ns() < moments.resume_ns() {
         let owned = consumer.positions().len();
         tally.lock().unwrap_or_else(PoisonError::into_inner).assigned.insert(index, owned);
         let _ = tokio::time::timeout(LOOK_EVERY, stage.changed()).await;
@@ -174,7 +194,7 @@ fn take(
     prefetched: &mut u64,
 ) -> Result<(), RecordError> {
     let now = now_ns();
-    let queue = batch.queue();
+    let queue = receiving.place(batch);
     let mut verifier =
         receiving.verifier.as_ref().map(|verifier| verifier.lock().unwrap_or_else(PoisonError::into_inner));
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -196,11 +216,9 @@ fn take(
             && stamp.run == receiving.run
             && tally.span.contains(stamp.sent_ns)
         {
-            let latency_ns = now.saturating_sub(stamp.sent_ns);
-            tally.end_to_end.record(latency_ns);
-            if let Some(recent) = &mut tally.recent {
-                recent.record(latency_ns);
-            }
+            let due_ns = stamp.sent_ns + receiving.delay_ns;
+            tally.end_to_end.record(now.saturating_sub(due_ns));
+            tally.early += u64::from(now < due_ns);
         }
         if let Some(verifier) = &mut verifier {
             verifier.observe(queue, offset, body);
@@ -229,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_read_again_is_not_new() {
-        let progress = QueueProgress::new();
+        let progress = QueueProgress::new(5);
         assert_eq!(progress.advance(3, 0, 10), 10);
         assert_eq!(progress.advance(3, 5, 12), 2);
         assert_eq!(progress.advance(3, 0, 10), 0);

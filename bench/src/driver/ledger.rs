@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::{Context, Poll, Waker};
 
-use crate::histogram::Latencies;
+use crate::times::SendTimes;
 use crate::verify::Sent;
 
 /// Which part of a run counts, in ns of the run's clock.
@@ -68,14 +68,8 @@ impl Flight {
 /// What a thread's producers came to.
 #[derive(Debug)]
 pub(crate) struct ProduceTally {
-    /// From when a message was due to its acknowledgement.
-    pub latency: Latencies,
-    /// From when it was sent (kept in open loops, where it differs).
-    pub service: Option<Latencies>,
-    /// From when it was due to when it was sent (kept in open loops).
-    pub lateness: Option<Latencies>,
-    /// Like `latency`, since the last look (kept when asked for).
-    pub recent: Option<Latencies>,
+    /// How long messages took, since whoever watches looked last.
+    pub times: SendTimes,
     /// Messages acknowledged in the span, and their bytes.
     pub acknowledged: u64,
     /// Bytes of the bodies of `acknowledged`.
@@ -84,6 +78,8 @@ pub(crate) struct ProduceTally {
     pub acknowledged_ever: u64,
     /// Time of the last acknowledgement.
     pub last_ns: u64,
+    /// Longest time without one, from one acknowledgement to the next.
+    pub silence_ns_max: u64,
     /// Failed messages by code.
     pub errors: BTreeMap<String, u64>,
 }
@@ -108,21 +104,18 @@ pub(crate) struct Taken {
 }
 
 impl Ledger {
-    /// `producers` windows; open loops keep service time and lateness as well.
-    pub(crate) fn new(producers: usize, window: u32, open_loop: bool, recent: bool) -> Self {
-        let kept = |wanted: bool| wanted.then(Latencies::new);
+    /// `producers` windows; open loops keep service time and publish delay as well.
+    pub(crate) fn new(producers: usize, window: u32, open_loop: bool) -> Self {
         Self {
             flights: (0..producers).map(|_| Flight::new(window)).collect(),
             span: Span::NEVER,
             tally: ProduceTally {
-                latency: Latencies::new(),
-                service: kept(open_loop),
-                lateness: kept(open_loop),
-                recent: kept(recent),
+                times: SendTimes::new(open_loop),
                 acknowledged: 0,
                 bytes: 0,
                 acknowledged_ever: 0,
                 last_ns: 0,
+                silence_ns_max: 0,
                 errors: BTreeMap::new(),
             },
         }
@@ -136,8 +129,8 @@ impl Ledger {
         flight.sent += 1;
         let slot = flight.slots.get_mut(index as usize)?;
         *slot = Slot { due_ns, sent_ns, sequence, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) };
-        if let Some(lateness) = self.tally.lateness.as_mut().filter(|_| self.span.contains(due_ns)) {
-            lateness.record(sent_ns.saturating_sub(due_ns));
+        if let Some(parts) = self.tally.times.parts.as_mut().filter(|_| self.span.contains(due_ns)) {
+            parts.publish_delay.record(sent_ns.saturating_sub(due_ns));
         }
         Some(Taken { token: (producer as u64) << 32 | u64::from(index), sequence })
     }
@@ -167,19 +160,18 @@ impl Ledger {
     fn acknowledge(&mut self, slot: &Slot, now_ns: u64) {
         let tally = &mut self.tally;
         tally.acknowledged_ever += 1;
+        if tally.last_ns > 0 {
+            tally.silence_ns_max = tally.silence_ns_max.max(now_ns.saturating_sub(tally.last_ns));
+        }
         tally.last_ns = now_ns;
         if self.span.contains(now_ns) {
             tally.acknowledged += 1;
             tally.bytes += u64::from(slot.bytes);
         }
         if self.span.contains(slot.due_ns) {
-            let latency_ns = now_ns.saturating_sub(slot.due_ns);
-            tally.latency.record(latency_ns);
-            if let Some(service) = &mut tally.service {
-                service.record(now_ns.saturating_sub(slot.sent_ns));
-            }
-            if let Some(recent) = &mut tally.recent {
-                recent.record(latency_ns);
+            tally.times.response.record(now_ns.saturating_sub(slot.due_ns));
+            if let Some(parts) = &mut tally.times.parts {
+                parts.service.record(now_ns.saturating_sub(slot.sent_ns));
             }
         }
     }
@@ -221,9 +213,10 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::histogram::Latencies;
 
     fn ledger() -> Ledger {
-        let mut ledger = Ledger::new(2, 2, true, false);
+        let mut ledger = Ledger::new(2, 2, true);
         ledger.span = Span { from_ns: 1000, until_ns: 2000 };
         ledger
     }
@@ -256,11 +249,12 @@ mod tests {
             (tally.acknowledged, tally.bytes, tally.acknowledged_ever, tally.last_ns),
             (2, 200, 4, 2100)
         );
-        assert_eq!(tally.latency.count(), 2, "those that were due in the span, however long they took");
-        let max = |latencies: &Option<Latencies>| {
-            latencies.as_ref().and_then(Latencies::percentiles).map(|p| p.max)
-        };
-        assert_eq!((max(&tally.service), max(&tally.lateness)), (Some(0.2), Some(0.0)));
+        let times = &tally.times;
+        assert_eq!(times.response.count(), 2, "those that were due in the span, however long they took");
+        let parts = times.parts.as_ref().expect("an open loop");
+        let max = |latencies: &Latencies| latencies.percentiles().map(|p| p.max);
+        assert_eq!((max(&parts.service), max(&parts.publish_delay)), (Some(0.2), Some(0.0)));
+        assert_eq!(tally.silence_ns_max, 1080);
     }
 
     #[test]

@@ -3,13 +3,17 @@
 //! A run has three stages: *prepare* (clients connect, each producer has its first message acknowledged, consumers own
 //! their queues), *go* (from here on the timetable runs; what counts begins after the warm-up), *stop*.
 
+mod collector;
 mod consuming;
 mod ledger;
+mod moments;
 mod pace;
 mod producing;
+mod scenes;
 mod thread;
 mod watcher;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -19,27 +23,54 @@ use anyhow::{Context as _, Result};
 use equeue_client::{Client, StartAt};
 use tokio::sync::{mpsc, watch};
 
-use crate::cli::{SizeRange, Spread};
-use crate::histogram::Latencies;
+use crate::cli::Spread;
+use crate::hlog::Hlog;
+use crate::keys::Keys;
 use crate::meter::BrokerMeter;
 use crate::progress::Progress;
-use crate::report::{Consumed, Count, Second};
+use crate::report::{Backlog, Consumed, Count, Outage, Second};
+use crate::sizes::Sizes;
+use crate::stop::StopRequest;
+use crate::times::Times;
 use crate::verify::{Sent, Verifier};
+use collector::Collector;
 use consuming::{ConsumeTally, QueueProgress, Receiving};
 use ledger::{Ledger, Span};
+use moments::Moments;
+pub(crate) use scenes::OutagePlan;
 use thread::Part;
+
+/// What all loads of a run share.
+pub(crate) struct Stand {
+    /// The broker, from outside.
+    pub meter: BrokerMeter,
+    /// What is shown.
+    pub progress: Progress,
+    /// The wish to end.
+    pub stop: StopRequest,
+    /// The histogram log.
+    pub hlog: Option<RefCell<Hlog>>,
+    moments: Arc<Moments>,
+}
+
+impl Stand {
+    pub(crate) fn new(meter: BrokerMeter, progress: Progress, stop: StopRequest, hlog: Option<Hlog>) -> Self {
+        Self { meter, progress, stop, hlog: hlog.map(RefCell::new), moments: Arc::new(Moments::new()) }
+    }
+}
 
 /// What is put on the broker.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Load {
+    /// What it is, for logs.
+    pub what: &'static str,
     /// Number of the run, in every body.
     pub run: u32,
     /// Where the cluster is asked for.
     pub nameservers: Vec<String>,
-    /// Topic of the messages.
-    pub topic: String,
-    /// Its queues.
+    /// Topics of the messages.
+    pub topics: Vec<String>,
+    /// Queues of each topic; of the one that has the most, where they differ.
     pub queues: u32,
     /// Group of the consumers.
     pub group: String,
@@ -50,7 +81,15 @@ pub(crate) struct Load {
     /// Consumers.
     pub consumers: u32,
     /// Sizes of the bodies.
-    pub sizes: SizeRange,
+    pub sizes: Sizes,
+    /// Keys of the messages.
+    pub keys: Keys,
+    /// Messages are to be delivered so much later.
+    pub delay: Duration,
+    /// Consumers begin so long after the measured time does.
+    pub pause: Option<Duration>,
+    /// The broker is ended and started again.
+    pub outage: Option<OutagePlan>,
     /// Bodies carry a checksum.
     pub checked: bool,
     /// Ends after so many counted messages of all producers.
@@ -75,8 +114,6 @@ pub(crate) struct Load {
     pub threads: u32,
     /// CPUs of the threads, dealt out in turn; empty: any.
     pub cpus: Vec<usize>,
-    /// Percentiles second by second are wanted.
-    pub by_second: bool,
     /// Messages that the consumers are to receive when there are no producers.
     pub backlog: u64,
     /// What other runs left in the topic does not count.
@@ -84,6 +121,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Queues of all topics.
+    fn places(&self) -> usize {
+        self.topics.len() * self.queues as usize
+    }
+
     /// Only consumers, of a backlog.
     const fn drains(&self) -> bool {
         self.producers == 0
@@ -124,14 +166,8 @@ pub(crate) struct Outcome {
     pub count: Count,
     /// Received, when there were producers and consumers.
     pub consumed: Option<Consumed>,
-    /// To the acknowledgement.
-    pub latency: Latencies,
-    /// Without the generator's lateness.
-    pub service: Option<Latencies>,
-    /// The generator's lateness.
-    pub lateness: Option<Latencies>,
-    /// Until a consumer had it.
-    pub end_to_end: Latencies,
+    /// How long messages took.
+    pub times: Times,
     /// Failures by code.
     pub errors: BTreeMap<String, u64>,
     /// Second by second.
@@ -140,6 +176,16 @@ pub(crate) struct Outcome {
     pub sent: Vec<Sent>,
     /// Messages acknowledged at any time.
     pub acknowledged_ever: u64,
+    /// Delayed messages that came too early.
+    pub early: u64,
+    /// What consumers that began late had to catch up with.
+    pub backlog: Option<Backlog>,
+    /// The time without a broker.
+    pub outage: Option<Outage>,
+    /// Bytes that the broker read from and wrote to disk.
+    pub disk: Option<(u64, u64)>,
+    /// A stop signal ended it.
+    pub interrupted: bool,
     /// What looked at the bodies.
     pub verifier: Option<Verifier>,
     /// CPU time of the broker, s.
@@ -157,22 +203,10 @@ pub(crate) struct Outcome {
 }
 
 /// Puts the load on and waits until it is through.
-pub(crate) async fn drive(
-    load: Load,
-    verifier: Option<Verifier>,
-    meter: &BrokerMeter,
-    progress: &Progress,
-) -> Result<Outcome> {
+pub(crate) async fn drive(load: Load, verifier: Option<Verifier>, stand: &Stand) -> Result<Outcome> {
     let load = Arc::new(load);
-    let receiving = Arc::new(Receiving {
-        run: load.run,
-        timed: !load.drains() && load.sizes.carries_stamp(),
-        drains: load.drains(),
-        own_only: load.own_only && load.sizes.carries_stamp(),
-        progress: QueueProgress::new(),
-        verifier: verifier.map(Mutex::new),
-    });
-    let parts: Vec<Part> = (0..load.threads).map(|index| part(&load, index)).collect();
+    let receiving = Arc::new(receiving(&load, verifier, &stand.moments));
+    let parts: Vec<Part> = (0..load.threads).map(|index| part(&load, index, &stand.moments)).collect();
     let (stage, _) = watch::channel(Stage::Prepare);
     let (events, mut inbox) = mpsc::unbounded_channel();
     let mut threads = Vec::with_capacity(parts.len());
@@ -188,7 +222,9 @@ pub(crate) async fn drive(
         };
         threads.push(std::thread::Builder::new().name(name).spawn(body).context("starting a thread")?);
     }
-    let mut watcher = watcher::Watcher::new(&load, &parts, meter, progress);
+    let mut hlog = stand.hlog.as_ref().map(RefCell::borrow_mut);
+    let collector = Collector::new(&load, &parts, &stand.meter, hlog.as_deref_mut());
+    let mut watcher = watcher::Watcher::new(&load, &parts, stand, collector);
     let ended = watcher.watch(&stage, &mut inbox).await;
     stage.send_replace(Stage::Stop);
     let mut busy_ns = Vec::with_capacity(threads.len());
@@ -207,19 +243,36 @@ pub(crate) async fn drive(
     Ok(Outcome { verifier, busiest, ..outcome })
 }
 
+fn receiving(load: &Load, verifier: Option<Verifier>, moments: &Arc<Moments>) -> Receiving {
+    Receiving {
+        run: load.run,
+        timed: !load.drains() && load.sizes.carries_stamp(),
+        drains: load.drains(),
+        waits: load.drains() || load.pause.is_some(),
+        own_only: load.own_only && load.sizes.carries_stamp(),
+        delay_ns: u64::try_from(load.delay.as_nanos()).unwrap_or(u64::MAX),
+        topics: (0..).zip(&load.topics).map(|(index, topic)| (topic.clone(), index)).collect(),
+        queues: load.queues,
+        progress: QueueProgress::new(load.places()),
+        moments: Arc::clone(moments),
+        verifier: verifier.map(Mutex::new),
+    }
+}
+
 /// Deals producers, consumers and CPUs out in turn.
-fn part(load: &Load, index: u32) -> Part {
+fn part(load: &Load, index: u32, moments: &Arc<Moments>) -> Part {
     let mine = |count: u32| (0..count).filter(|number| number % load.threads == index).collect::<Vec<u32>>();
     let producers = mine(load.producers);
     let cpu = load.cpus.get(index as usize % load.cpus.len().max(1));
-    let ledger = Ledger::new(producers.len(), load.window, load.rate.is_some(), load.by_second);
+    let ledger = Ledger::new(producers.len(), load.window, load.rate.is_some());
     Part {
         index,
         consumers: mine(load.consumers),
         cpus: cpu.map(|cpu| vec![*cpu]).unwrap_or_default(),
         ledger: Arc::new(Mutex::new(ledger)),
-        tally: Arc::new(Mutex::new(ConsumeTally::new(load.by_second))),
+        tally: Arc::new(Mutex::new(ConsumeTally::new())),
         producers,
+        moments: Arc::clone(moments),
     }
 }
 

@@ -8,12 +8,15 @@ use anyhow::{Context as _, Result, bail};
 use equeue_client::{EnqueueError, Message, OnDelivery, Producer};
 
 use super::ledger::{Ledger, Span, Taken};
+use super::moments::Moments;
 use super::pace::Alarm;
+use super::thread::Part;
 use super::{Load, outcome_name};
 use crate::cli::Spread;
-use crate::machine::now_ns;
+use crate::keys::KeyDraw;
+use crate::machine::{WallClock, now_ns};
 use crate::schedule::{Schedule, share};
-use crate::workload::{BodyPool, Stamp};
+use crate::workload::{BodyPool, Stamp, TopicTurns, topics_of};
 
 /// Bodies that are handed over before the runtime may send what is there.
 const YIELD_BYTES: usize = 64 * 1024;
@@ -36,7 +39,11 @@ pub(crate) struct Sender {
     pub place: usize,
     /// Its number in the run.
     pub number: u32,
+    moments: Arc<Moments>,
     pool: BodyPool,
+    keys: KeyDraw,
+    topics: TopicTurns,
+    wall: WallClock,
     alarm: Alarm,
     unyielded_bytes: usize,
     unyielded: u32,
@@ -59,13 +66,27 @@ impl Sender {
     pub(crate) fn new(
         load: Arc<Load>,
         producer: Producer,
-        ledger: Arc<Mutex<Ledger>>,
+        part: &Part,
         place: usize,
         number: u32,
     ) -> Result<Self> {
-        let pool = BodyPool::new(load.sizes, u64::from(load.run) << 32 | u64::from(number));
-        let alarm = Alarm::new()?;
-        Ok(Self { load, producer, ledger, place, number, pool, alarm, unyielded_bytes: 0, unyielded: 0 })
+        let seed = u64::from(load.run) << 32 | u64::from(number);
+        let count = u32::try_from(load.topics.len()).context("counting topics")?;
+        Ok(Self {
+            pool: BodyPool::new(load.sizes.clone(), seed),
+            keys: KeyDraw::new(load.keys, seed),
+            topics: TopicTurns::new(topics_of(number, load.producers, count)),
+            wall: WallClock::now(),
+            alarm: Alarm::new()?,
+            ledger: Arc::clone(&part.ledger),
+            moments: Arc::clone(&part.moments),
+            load,
+            producer,
+            place,
+            number,
+            unyielded_bytes: 0,
+            unyielded: 0,
+        })
     }
 
     /// Sends one message and waits for its acknowledgement, so that route and connection are there.
@@ -77,12 +98,12 @@ impl Sender {
         if tokio::time::timeout(FIRST_WITHIN, self.at_most(0)).await.is_err() {
             bail!(
                 "no acknowledgement of the first message to topic {} within {FIRST_WITHIN:?}",
-                self.load.topic
+                self.load.topics.join(", ")
             );
         }
         let errors = self.ledger().tally.errors.clone();
         if !errors.is_empty() {
-            bail!("the first message to topic {} failed: {errors:?}", self.load.topic);
+            bail!("the first message to topic {} failed: {errors:?}", self.load.topics.join(", "));
         }
         Ok(())
     }
@@ -98,7 +119,7 @@ impl Sender {
         while quota.is_none_or(|quota| counted < quota) {
             let now = now_ns();
             let due = schedule.map_or(now, |schedule| schedule.due_ns(turn));
-            if now.max(due) >= span.until_ns {
+            if now.max(due) >= self.moments.until_ns() {
                 break;
             }
             if due > now {
@@ -130,7 +151,11 @@ impl Sender {
         let load = &self.load;
         let stamp = Stamp { run: load.run, producer: self.number, sequence: taken.sequence, sent_ns: due_ns };
         let body = self.pool.body(size, &stamp, load.checked);
-        let mut message = Message::new(&load.topic, body);
+        let Some(topic) = load.topics.get(self.topics.next_topic()) else { return };
+        let mut message = Message { key: self.keys.next_key(), ..Message::new(topic, body) };
+        if !load.delay.is_zero() {
+            message.deliver_at_ms = Some(self.wall.ms_after(due_ns, load.delay));
+        }
         if load.spread == Spread::Producer {
             message.queue = Some(self.number % load.queues);
         }

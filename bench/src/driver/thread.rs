@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::consuming::{ConsumeTally, PREFETCH_BYTES, Receiving, consume};
 use super::ledger::{Ledger, Span};
+use super::moments::Moments;
 use super::producing::{Sender, settle_in};
 use super::{Event, Load, Stage};
 use crate::cli::Spread;
@@ -35,6 +36,8 @@ pub(crate) struct Part {
     pub ledger: Arc<Mutex<Ledger>>,
     /// What its consumers count in.
     pub tally: Arc<Mutex<ConsumeTally>>,
+    /// When the run ends.
+    pub moments: Arc<Moments>,
 }
 
 /// How busy a thread was.
@@ -76,8 +79,7 @@ async fn drive_part(
     for (place, number) in part.producers.iter().enumerate() {
         let producer =
             clients.next("producer", *number).await?.producer(producer_options(load, &part.ledger));
-        let ledger = Arc::clone(&part.ledger);
-        let mut sender = Sender::new(Arc::clone(load), producer, ledger, place, *number)?;
+        let mut sender = Sender::new(Arc::clone(load), producer, part, place, *number)?;
         sender.prime().await?;
         senders.push(sender);
     }
@@ -183,7 +185,7 @@ impl Clients {
         let client = self.next("consumer", number).await?;
         let options = ConsumerOptions {
             group: self.load.group.clone(),
-            topics: vec![Subscription::all(self.load.topic.clone())],
+            topics: self.load.topics.iter().map(Subscription::all).collect(),
             start: self.load.start,
             instance: format!("bench-{number}"),
             prefetch_bytes: PREFETCH_BYTES,

@@ -1,23 +1,20 @@
 //! Watches a run from outside: starts the clock, looks every second, decides when it is over.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::consuming::ConsumeTally;
+use super::collector::{Collector, Sums, lock, seconds};
 use super::ledger::Span;
+use super::scenes::{BacklogCourse, OutageCourse};
 use super::thread::Part;
-use super::{Event, Load, Outcome, Stage};
-use crate::histogram::Latencies;
+use super::{Event, Load, Outcome, Stage, Stand};
 use crate::machine::{all_cpu_ns, now_ns, process_cpu_ns};
-use crate::meter::BrokerMeter;
-use crate::progress::Progress;
-use crate::report::{Consumed, Count, Second};
-use crate::schedule::SECOND_NS;
+use crate::progress::Goal;
+use crate::report::{Consumed, Count};
+use crate::stop::StopRequest;
 
 /// How long connecting may take.
 const PREPARED_WITHIN: Duration = Duration::from_secs(90);
@@ -27,31 +24,19 @@ const ASSIGNED_WITHIN: Duration = Duration::from_secs(30);
 const STALLED_AFTER: Duration = Duration::from_secs(15);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Time between two looks while the broker is away.
+const LOOK_EVERY_IN_OUTAGE: Duration = Duration::from_millis(2);
 /// Between the start signal and the first message.
 const HEAD_START_NS: u64 = 20_000_000;
 
-/// The sums over all threads at one moment.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    acknowledged: u64,
-    acknowledged_ever: u64,
-    bytes: u64,
-    received: u64,
-    last_acknowledged_ns: u64,
-    last_received_ns: u64,
-    prefetched: u64,
-    first_received_ns: Option<u64>,
-    first_fetched_ns: Option<u64>,
-}
-
 /// CPU time of both sides.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_field_names, reason = "units come last in names")]
 struct Cpu {
     at_ns: u64,
     broker_ns: Option<u64>,
     client_ns: u64,
     all_ns: Option<u64>,
+    disk_bytes: Option<(u64, u64)>,
 }
 
 impl Cpu {
@@ -65,35 +50,36 @@ impl Cpu {
 pub(super) struct Watcher<'a> {
     load: &'a Load,
     parts: &'a [Part],
-    meter: &'a BrokerMeter,
-    progress: &'a Progress,
+    stand: &'a Stand,
+    stop: StopRequest,
+    collector: Collector<'a>,
     span: Span,
+    start_ns: u64,
+    backlog: BacklogCourse,
+    outage: Option<OutageCourse>,
     before: Option<(Cpu, Sums)>,
     after: Option<Cpu>,
     end_ns: u64,
-    per_second: Vec<Second>,
-    last_second: Sums,
+    interrupted: bool,
     warnings: Vec<String>,
 }
 
 impl<'a> Watcher<'a> {
-    pub(super) fn new(
-        load: &'a Load,
-        parts: &'a [Part],
-        meter: &'a BrokerMeter,
-        progress: &'a Progress,
-    ) -> Self {
+    pub(super) fn new(load: &'a Load, parts: &'a [Part], stand: &'a Stand, collector: Collector<'a>) -> Self {
         Self {
             load,
             parts,
-            meter,
-            progress,
+            stand,
+            stop: stand.stop.clone(),
+            collector,
             span: Span::NEVER,
+            start_ns: 0,
+            backlog: BacklogCourse::default(),
+            outage: load.outage.map(OutageCourse::new),
             before: None,
             after: None,
             end_ns: 0,
-            per_second: Vec::new(),
-            last_second: Sums::default(),
+            interrupted: false,
             warnings: Vec::new(),
         }
     }
@@ -108,9 +94,8 @@ impl<'a> Watcher<'a> {
         self.go(stage);
         let mut producing = self.parts.len();
         let mut stalled = Stall::new();
-        let mut next_second_ns = self.span.from_ns + SECOND_NS;
         loop {
-            self.sleep_until_look(next_second_ns).await;
+            self.sleep_until_look().await;
             while let Ok(event) = inbox.try_recv() {
                 match event {
                     Event::Produced => producing -= 1,
@@ -118,18 +103,10 @@ impl<'a> Watcher<'a> {
                     Event::Prepared => {}
                 }
             }
-            self.meter.check_alive()?;
+            self.stand.meter.check_alive()?;
             let now = now_ns();
-            let sums = self.sums();
-            if self.before.is_none() && now >= self.span.from_ns {
-                self.before = Some((self.cpu().await, sums));
-                self.last_second = sums;
-            }
-            while now >= next_second_ns {
-                self.note_second(sums);
-                next_second_ns += SECOND_NS;
-            }
-            self.progress.show(sums.acknowledged_ever, sums.received, self.per_second.last());
+            let sums = Sums::of(self.parts);
+            self.mark_times(now, sums).await?;
             if self.after.is_none() && (now >= self.span.until_ns || (producing == 0 && !self.load.drains()))
             {
                 self.end_ns = now.min(self.span.until_ns);
@@ -139,8 +116,50 @@ impl<'a> Watcher<'a> {
                 break;
             }
         }
-        self.finish().await;
+        self.finish().await
+    }
+
+    /// What begins, what is due each second, and what is to happen in the middle.
+    async fn mark_times(&mut self, now: u64, sums: Sums) -> Result<()> {
+        if self.before.is_none() && now >= self.span.from_ns {
+            self.before = Some((self.cpu().await, sums));
+            self.collector.begin(self.load.what, sums)?;
+            self.stop.measuring();
+        }
+        if now >= self.collector.next_second_ns() {
+            self.collector.second(sums)?;
+        }
+        self.stand.progress.show(sums.acknowledged_ever, sums.received, self.collector.per_second.last());
+        if self.load.pause.is_some() {
+            self.backlog.look(now, self.moments().resume_ns(), sums.lag());
+        }
+        if let Some(outage) = self.outage.as_mut().filter(|_| self.before.is_some()) {
+            outage.step(self.span.from_ns, &self.stand.meter)?;
+        }
+        if self.stop.is_asked() && !self.interrupted {
+            self.interrupt(now)?;
+        }
         Ok(())
+    }
+
+    /// The measured time ends now.
+    fn interrupt(&mut self, now: u64) -> Result<()> {
+        if self.before.is_none() {
+            bail!("stopped before anything was measured");
+        }
+        self.interrupted = true;
+        self.span.until_ns = self.span.until_ns.min(now);
+        for part in self.parts {
+            lock(&part.ledger).span = self.span;
+            lock(&part.tally).span = self.span;
+        }
+        self.moments().set_until(self.span.until_ns);
+        self.moments().set_resume(0);
+        Ok(())
+    }
+
+    fn moments(&self) -> &super::moments::Moments {
+        &self.stand.moments
     }
 
     async fn prepare(&mut self, inbox: &mut mpsc::UnboundedReceiver<Event>) -> Result<()> {
@@ -150,19 +169,19 @@ impl<'a> Watcher<'a> {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => bail!("the generator did not connect within {PREPARED_WITHIN:?}"),
             }
-            self.meter.check_alive()?;
+            self.stand.meter.check_alive()?;
         }
         if self.load.consumers == 0 {
             return Ok(());
         }
         let deadline = Instant::now() + ASSIGNED_WITHIN;
-        while self.assigned() < self.load.queues as usize {
+        while self.assigned() < self.load.places() {
             if let Ok(Event::Failed(error)) = inbox.try_recv() {
                 return Err(error);
             }
             if Instant::now() > deadline {
                 let owned = self.assigned();
-                let wanted = self.load.queues;
+                let wanted = self.load.places();
                 self.warnings
                     .push(format!("consumers owned only {owned} of {wanted} queues when the run began"));
                 break;
@@ -176,23 +195,40 @@ impl<'a> Watcher<'a> {
         let start_ns = now_ns() + HEAD_START_NS;
         let from_ns = start_ns + nanos(self.load.warmup);
         let until_ns = self.load.duration.map_or(u64::MAX, |duration| from_ns + nanos(duration));
+        self.start_ns = start_ns;
         self.span = Span { from_ns, until_ns };
         for part in self.parts {
             lock(&part.ledger).span = self.span;
             lock(&part.tally).span = self.span;
         }
+        self.moments().set_until(until_ns);
+        self.moments().set_resume(from_ns + self.load.pause.map_or(0, nanos));
+        self.stand.progress.begin(self.goal());
         stage.send_replace(Stage::Go { start_ns, span: self.span });
     }
 
+    fn goal(&self) -> Goal {
+        match (self.load.messages, self.load.duration) {
+            _ if self.load.drains() => Goal::Messages(self.load.backlog),
+            (Some(messages), _) => Goal::Messages(messages),
+            (None, duration) => Goal::Time(self.load.warmup + duration.unwrap_or_default()),
+        }
+    }
+
     /// Sleeps a little, but not past a moment at which something is counted.
-    async fn sleep_until_look(&self, next_second_ns: u64) {
+    async fn sleep_until_look(&self) {
         let now = now_ns();
-        let moments = [self.span.from_ns, next_second_ns, self.span.until_ns];
+        let moments = [self.span.from_ns, self.collector.next_second_ns(), self.span.until_ns];
         let next_ns = moments.into_iter().filter(|at| *at > now).min().unwrap_or(u64::MAX);
-        sleep(Duration::from_nanos(next_ns - now).min(LOOK_EVERY)).await;
+        let in_outage = self.outage.as_ref().is_some_and(OutageCourse::is_under_way);
+        let longest = if in_outage { LOOK_EVERY_IN_OUTAGE } else { LOOK_EVERY };
+        sleep(Duration::from_nanos(next_ns - now).min(longest)).await;
     }
 
     fn is_over(&mut self, producing: usize, sums: Sums, stalled: &mut Stall) -> bool {
+        if self.interrupted && self.load.drains() {
+            return true;
+        }
         if self.load.consumers == 0 {
             return producing == 0;
         }
@@ -203,7 +239,9 @@ impl<'a> Watcher<'a> {
         if sums.received >= expected {
             return true;
         }
-        if stalled.since(sums.received) > STALLED_AFTER {
+        if stalled.since(sums.received)
+            > STALLED_AFTER + self.load.delay + self.load.pause.unwrap_or_default()
+        {
             self.warnings.push(format!(
                 "stalled: {} of {expected} messages were received, then none for {STALLED_AFTER:?}",
                 sums.received
@@ -214,66 +252,21 @@ impl<'a> Watcher<'a> {
     }
 
     /// What is looked at only once the load is through.
-    async fn finish(&mut self) {
-        let sums = self.sums();
+    async fn finish(&mut self) -> Result<()> {
+        let sums = Sums::of(self.parts);
         if self.load.consumers > 0 || self.after.is_none() {
             self.after = Some(self.cpu().await);
         }
-        if self.end_ns == 0 || self.load.messages.is_some() {
+        if self.end_ns == 0 || (self.load.messages.is_some() && !self.interrupted) {
             self.end_ns = if self.load.drains() { sums.last_received_ns } else { sums.last_acknowledged_ns };
         }
-        let open: usize = self.parts.iter().map(|part| lock(&part.ledger).in_flight()).sum();
-        if open > 0 {
-            self.warnings.push(format!("{open} messages were never answered"));
+        if sums.in_flight > 0 {
+            self.warnings.push(format!("{} messages were never answered", sums.in_flight));
         }
-        self.note_second(sums);
-    }
-
-    fn note_second(&mut self, sums: Sums) {
-        let by_second = self.load.by_second;
-        let recent = |latencies: Option<Latencies>| latencies.and_then(|all| all.percentiles());
-        let second = Second {
-            second: u32::try_from(self.per_second.len()).unwrap_or(u32::MAX),
-            acknowledged: sums.acknowledged_ever - self.last_second.acknowledged_ever,
-            received: sums.received - self.last_second.received,
-            latency_us: recent(
-                by_second.then(|| self.take_recent(|part| lock(&part.ledger).tally.recent.take())),
-            ),
-            end_to_end_us: recent(
-                by_second.then(|| self.take_recent(|part| lock(&part.tally).recent.take())),
-            ),
-        };
-        if by_second {
-            for part in self.parts {
-                lock(&part.ledger).tally.recent = Some(Latencies::new());
-                lock(&part.tally).recent = Some(Latencies::new());
-            }
+        if self.outage.as_ref().is_some_and(|outage| outage.told(sums).is_none()) {
+            self.warnings.push("the run ended before its outage was over".to_owned());
         }
-        self.last_second = sums;
-        self.per_second.push(second);
-    }
-
-    fn take_recent(&self, take: impl Fn(&Part) -> Option<Latencies>) -> Latencies {
-        merged(self.parts.iter().filter_map(take))
-    }
-
-    fn sums(&self) -> Sums {
-        let mut sums = Sums::default();
-        for part in self.parts {
-            let ledger = lock(&part.ledger);
-            sums.acknowledged += ledger.tally.acknowledged;
-            sums.acknowledged_ever += ledger.tally.acknowledged_ever;
-            sums.bytes += ledger.tally.bytes;
-            sums.last_acknowledged_ns = sums.last_acknowledged_ns.max(ledger.tally.last_ns);
-            drop(ledger);
-            let tally = lock(&part.tally);
-            sums.received += tally.received;
-            sums.last_received_ns = sums.last_received_ns.max(tally.last_ns);
-            sums.prefetched += tally.prefetched;
-            sums.first_received_ns = earlier(sums.first_received_ns, tally.first_ns);
-            sums.first_fetched_ns = earlier(sums.first_fetched_ns, tally.first_fetched_ns);
-        }
-        sums
+        self.collector.second(sums)
     }
 
     fn assigned(&self) -> usize {
@@ -283,47 +276,46 @@ impl<'a> Watcher<'a> {
     async fn cpu(&self) -> Cpu {
         Cpu {
             at_ns: now_ns(),
-            broker_ns: self.meter.cpu_ns().await,
+            broker_ns: self.stand.meter.cpu_ns().await,
             client_ns: process_cpu_ns(),
             all_ns: all_cpu_ns(),
+            disk_bytes: self.stand.meter.disk_bytes(),
         }
     }
 
     /// Everything but what only the threads know.
-    pub(super) fn outcome(&self) -> Outcome {
-        let sums = self.sums();
-        let ledgers = || self.parts.iter().map(|part| lock(&part.ledger));
-        let mut errors = BTreeMap::new();
-        for ledger in ledgers() {
-            add(&mut errors, &ledger.tally.errors);
-        }
-        for part in self.parts {
-            add(&mut errors, &lock(&part.tally).errors);
-        }
+    pub(super) fn outcome(mut self) -> Outcome {
+        self.collector.finish();
+        let sums = Sums::of(self.parts);
         let spent = self.before.zip(self.after).map(|((before, _), after)| (before, after));
-        let open_loop = self.load.rate.is_some();
+        let disk = spent.and_then(|(before, after)| {
+            let ((read, written), (read_before, written_before)) = (after.disk_bytes?, before.disk_bytes?);
+            Some((read.saturating_sub(read_before), written.saturating_sub(written_before)))
+        });
         Outcome {
             count: self.count(sums),
             consumed: self.consumed(sums),
-            latency: merged(ledgers().map(|ledger| ledger.tally.latency.clone())),
-            service: open_loop.then(|| merged(ledgers().filter_map(|ledger| ledger.tally.service.clone()))),
-            lateness: open_loop.then(|| merged(ledgers().filter_map(|ledger| ledger.tally.lateness.clone()))),
-            end_to_end: merged(self.parts.iter().map(|part| lock(&part.tally).end_to_end.clone())),
-            errors,
-            per_second: self.per_second.clone(),
+            errors: self.collector.errors(),
             sent: self.sent(),
             acknowledged_ever: sums.acknowledged_ever,
+            early: sums.early,
+            backlog: self.backlog.told(),
+            outage: self.outage.as_ref().and_then(|outage| outage.told(sums)),
+            disk,
+            interrupted: self.interrupted,
             verifier: None,
             broker_cpu_seconds: spent
                 .and_then(|(before, after)| Some(seconds(after.broker_ns? - before.broker_ns?))),
             others_cpu_seconds: spent
-                .filter(|_| self.meter.is_here())
+                .filter(|_| self.stand.meter.is_here())
                 .and_then(|(before, after)| after.others_ns(&before).map(seconds)),
             cpu_counted_seconds: spent.map_or(0.0, |(before, after)| seconds(after.at_ns - before.at_ns)),
             client_cpu_seconds: spent
                 .map_or(0.0, |(before, after)| seconds(after.client_ns - before.client_ns)),
             busiest: 0.0,
-            warnings: self.warnings.clone(),
+            times: self.collector.total,
+            per_second: self.collector.per_second,
+            warnings: self.warnings,
         }
     }
 
@@ -338,26 +330,21 @@ impl<'a> Watcher<'a> {
     /// What consumers had fetched before the clock started does not count, unless it is most of the backlog.
     fn drained(&self, sums: Sums) -> Count {
         let fetched = sums.received - sums.prefetched;
-        let sum =
-            |bytes: fn(&ConsumeTally) -> u64| self.parts.iter().map(|part| bytes(&lock(&part.tally))).sum();
         let (messages, bytes, from_ns) = match sums.first_fetched_ns {
             Some(first_ns) if fetched > sums.prefetched => {
-                (fetched, sum(|tally| tally.bytes - tally.prefetched_bytes), first_ns)
+                (fetched, sums.received_bytes - sums.prefetched_bytes, first_ns)
             }
-            _ => {
-                (sums.received, sum(|tally| tally.bytes), sums.first_received_ns.unwrap_or(self.span.from_ns))
-            }
+            _ => (sums.received, sums.received_bytes, sums.first_received_ns.unwrap_or(self.span.from_ns)),
         };
         Count { messages, bytes, seconds: seconds(sums.last_received_ns.saturating_sub(from_ns)) }
     }
 
     fn consumed(&self, sums: Sums) -> Option<Consumed> {
         let (_, before) = self.before.filter(|_| self.load.consumers > 0 && !self.load.drains())?;
-        let bytes: u64 = self.parts.iter().map(|part| lock(&part.tally).bytes).sum();
         let messages = sums.received - before.received;
         let count = Count {
             messages,
-            bytes: bytes.saturating_mul(messages) / sums.received.max(1),
+            bytes: sums.received_bytes.saturating_mul(messages) / sums.received.max(1),
             seconds: seconds(sums.last_received_ns.saturating_sub(self.span.from_ns)),
         };
         Some(Consumed {
@@ -402,35 +389,8 @@ impl Stall {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    [one, other].into_iter().flatten().min()
-}
-
-fn merged(parts: impl Iterator<Item = Latencies>) -> Latencies {
-    let mut sum = Latencies::new();
-    for part in parts {
-        sum.add(&part);
-    }
-    sum
-}
-
-fn add(sum: &mut BTreeMap<String, u64>, part: &BTreeMap<String, u64>) {
-    for (code, count) in part {
-        *sum.entry(code.clone()).or_insert(0) += count;
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a day in ns needs 47 bits")]
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share")]

@@ -135,7 +135,7 @@ fn batch(plan: &Plan, seed: u64) -> Result<(Bytes, u64)> {
     let messages = plan.args.batch_messages;
     let bytes_max = (messages as usize).saturating_mul(plan.args.size.high + 64) + 4096;
     let mut builder = BatchBuilder::new(Codec::None, bytes_max);
-    let mut pool = BodyPool::new(plan.args.size, seed);
+    let mut pool = BodyPool::new(plan.args.size.clone(), seed);
     let mut bytes = 0;
     for sequence in 0..u64::from(messages) {
         let size = pool.next_size();
@@ -222,13 +222,7 @@ async fn watch(shared: &Rc<Shared>) {
         if now >= next_second {
             let mut tally = shared.tally.borrow_mut();
             let second = u32::try_from(tally.per_second.len()).unwrap_or(u32::MAX);
-            let second = Second {
-                second,
-                acknowledged: messages - last,
-                received: 0,
-                latency_us: None,
-                end_to_end_us: None,
-            };
+            let second = Second { second, seconds: 1.0, acknowledged: messages - last, ..Second::default() };
             tally.per_second.push(second);
             last = messages;
             next_second += SECOND_NS;

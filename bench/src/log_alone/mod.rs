@@ -6,6 +6,7 @@
 mod appending;
 mod check;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,14 +15,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use glommio::{LocalExecutorBuilder, Placement};
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::StorageArgs;
+use crate::environment::{Environment, Mount};
 use crate::machine;
 use crate::own_broker::check_space;
 use crate::progress::Progress;
 use crate::report::{Count, Report};
 use crate::scratch::Scratch;
+use crate::stop::StopRequest;
 use appending::{Appending, Sums};
 
 /// Memory that the executor registers for I/O, bytes.
@@ -46,12 +48,15 @@ pub(crate) struct Plan {
     pub duration: Option<Duration>,
     /// Set from outside: stop now.
     pub stop: Arc<AtomicBool>,
+    /// A stop signal came.
+    pub interrupted: Arc<AtomicBool>,
     /// Counts to be looked at from outside.
     pub sums: Arc<Sums>,
 }
 
 /// Runs the command to its result. A stop signal ends it in order.
 pub(crate) fn measure(args: &StorageArgs) -> Result<Report> {
+    let environment = Environment::here();
     let scratch = Scratch::new(args.data.as_deref())?;
     let seconds = args.duration.map_or(DURATION, Duration::from_secs_f64);
     let duration = args.messages.is_none().then_some(seconds);
@@ -66,6 +71,7 @@ pub(crate) fn measure(args: &StorageArgs) -> Result<Report> {
         args: args.clone(),
         duration,
         stop: Arc::new(AtomicBool::new(false)),
+        interrupted: Arc::new(AtomicBool::new(false)),
         sums: Arc::new(Sums::default()),
     };
     let appending = run_watched(&plan, cpu)?;
@@ -78,6 +84,13 @@ pub(crate) fn measure(args: &StorageArgs) -> Result<Report> {
     report.per_second = appending.per_second;
     if let Some(findings) = &appending.findings {
         report.set_findings(findings);
+    }
+    report.curves = BTreeMap::from([("response", appending.latency.curve())]);
+    report.environment = environment;
+    report.environment.data = Mount::of(scratch.path());
+    report.interrupted = plan.interrupted.load(Ordering::Relaxed);
+    if report.interrupted {
+        report.warnings.push("interrupted: these are the figures so far".to_owned());
     }
     if scratch.in_memory() {
         report
@@ -105,18 +118,25 @@ fn run_watched(plan: &Plan, cpu: usize) -> Result<Appending> {
     let progress = Progress::new("storage", false);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+    let stop = StopRequest::default();
+    stop.measuring();
     let result = runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt()).context("watching for SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+        let mut signals = std::pin::pin!(stop.watch_signals());
         loop {
             tokio::select! {
                 result = &mut end => return result.context("the executor ended without a result")?,
+                ended = &mut signals => {
+                    ended?;
+                    bail!("stopped by a signal");
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => progress.show(plan.sums.durable(), 0, None),
-                _ = interrupt.recv() => bail!("stopped by SIGINT"),
-                _ = terminate.recv() => bail!("stopped by SIGTERM"),
+            }
+            if stop.is_asked() {
+                plan.stop.store(true, Ordering::Relaxed);
             }
         }
     });
+    plan.interrupted.store(stop.is_asked(), Ordering::Relaxed);
     progress.finish();
     plan.stop.store(true, Ordering::Relaxed);
     executor.join().map_err(|error| anyhow!("the executor of the log failed: {error}"))?;

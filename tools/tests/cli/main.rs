@@ -1,6 +1,7 @@
 //! The real binary, as an operator uses it: each test has a data directory and ports of its own.
 
 mod basics;
+mod bench;
 mod config;
 mod doctor;
 mod harness;

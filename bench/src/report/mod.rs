@@ -1,11 +1,19 @@
 //! The result of a run: one JSON object with the keys that scripts depend on, and a table for people.
 
+mod scenario;
+mod second;
+mod table;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use scenario::{Backlog, Delayed, Disk, MaxRate, Outage, RunAtRate};
+pub use second::{Second, Steadiness, second_line};
+pub(crate) use table::{thousands, whole};
+
+use crate::environment::Environment;
 use crate::histogram::Percentiles;
 use crate::machine;
 use crate::verify::Findings;
@@ -27,6 +35,10 @@ pub struct Report {
     pub cores: usize,
     /// What was asked for, with the defaults that were chosen.
     pub config: Map<String, Value>,
+    /// What else it takes to repeat the run.
+    pub environment: Environment,
+    /// A stop signal ended the run before its time: these are the figures so far.
+    pub interrupted: bool,
     /// Measured time.
     pub seconds: f64,
     /// Messages acknowledged in it (consume: received).
@@ -42,7 +54,7 @@ pub struct Report {
     /// Open loop: from the actual send to the acknowledgement.
     pub service_us: Option<Percentiles>,
     /// Open loop: how late the generator itself was.
-    pub lateness_us: Option<Percentiles>,
+    pub publish_delay_us: Option<Percentiles>,
     /// From the send (open loop: from when it was due) until a consumer had it.
     pub end_to_end_us: Option<Percentiles>,
     /// CPU time of the broker's process in the measured time.
@@ -61,8 +73,30 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// CPU time of everything else on this machine in the measured time: it was not there for broker and generator.
     pub others_cpu_seconds: Option<f64>,
+    /// What the broker read from and wrote to disk in the measured time; `null` when it does not tell.
+    pub disk: Option<Disk>,
     /// What consumers received while producers sent (both, latency).
     pub consumed: Option<Consumed>,
+    /// The rates that were tried, in the order of rates (`--sweep`, `--find-max`); the figures above are those of the
+    /// highest one that was held.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<RunAtRate>,
+    /// `--find-max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<MaxRate>,
+    /// `--backlog`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
+    /// `--outage`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
+    /// `--delay-ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<Delayed>,
+    /// How alike the seconds were; `null` when there were too few.
+    pub steadiness: Option<Steadiness>,
+    /// The distributions by name: points (share of all messages, us).
+    pub curves: BTreeMap<&'static str, Vec<(f64, f64)>>,
     /// Second by second, to see whether the run was steady.
     pub per_second: Vec<Second>,
     /// What limits the worth of the figures.
@@ -80,23 +114,6 @@ pub struct Consumed {
     pub messages_per_second: f64,
     /// Bytes of their bodies over seconds, in 1,000,000 bytes.
     pub mb_per_second: f64,
-}
-
-/// One second of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Second {
-    /// Its number from the start of the measured time.
-    pub second: u32,
-    /// Messages acknowledged in it.
-    pub acknowledged: u64,
-    /// Messages received in it.
-    pub received: u64,
-    /// Latencies to the acknowledgement in it (latency).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency_us: Option<Percentiles>,
-    /// Latencies end to end in it (latency).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_to_end_us: Option<Percentiles>,
 }
 
 /// What was counted over the measured time.
@@ -142,6 +159,8 @@ impl Report {
             cpu: machine::cpu_model(),
             cores: machine::cores(),
             config,
+            environment: Environment::here(),
+            interrupted: false,
             seconds: count.seconds,
             messages: count.messages,
             bytes: count.bytes,
@@ -149,7 +168,7 @@ impl Report {
             mb_per_second: count.mb_per_second(),
             latency_us: None,
             service_us: None,
-            lateness_us: None,
+            publish_delay_us: None,
             end_to_end_us: None,
             broker_cpu_seconds: None,
             client_cpu_seconds: 0.0,
@@ -159,7 +178,15 @@ impl Report {
             corrupted: None,
             errors: BTreeMap::new(),
             others_cpu_seconds: None,
+            disk: None,
             consumed: None,
+            runs: Vec::new(),
+            max_rate: None,
+            backlog: None,
+            outage: None,
+            delayed: None,
+            steadiness: None,
+            curves: BTreeMap::new(),
             per_second: Vec::new(),
             warnings: Vec::new(),
         }
@@ -181,7 +208,7 @@ impl Report {
             .any(|count| count.is_some_and(|n| n > 0))
     }
 
-    /// Adds a warning when the rate went up and down by more than a fifth from second to second.
+    /// Looks whether the seconds were alike, with a warning when they were not.
     pub fn note_steadiness(&mut self) {
         let consumes = self.command == "consume";
         let rates: Vec<u64> = self
@@ -189,12 +216,8 @@ impl Report {
             .iter()
             .map(|second| if consumes { second.received } else { second.acknowledged })
             .collect();
-        if let Some(spread) = unsteadiness(&rates) {
-            self.warnings.push(format!(
-                "unsteady: the rate differs by {:.0} % of its mean from second to second",
-                spread * 100.0
-            ));
-        }
+        self.steadiness = Steadiness::of(&rates);
+        self.warnings.extend(self.steadiness.and_then(|steadiness| steadiness.warning()));
     }
 
     /// Takes what everything else on the machine computed, with a warning when it was much.
@@ -210,124 +233,6 @@ impl Report {
             ));
         }
     }
-
-    /// The table for people.
-    #[must_use]
-    pub fn table(&self) -> String {
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<22}{value}");
-        };
-        line("command", format!("{} ({} {}, {} CPUs)", self.command, self.version, self.git, self.cores));
-        line("messages", format!("{} in {:.3} s", thousands(self.messages), self.seconds));
-        line(
-            "rate",
-            format!("{} messages/s, {:.1} MB/s", whole(self.messages_per_second), self.mb_per_second),
-        );
-        if let Some(consumed) = &self.consumed {
-            line(
-                "received",
-                format!(
-                    "{} in {:.3} s, {} messages/s, {:.1} MB/s",
-                    thousands(consumed.messages),
-                    consumed.seconds,
-                    whole(consumed.messages_per_second),
-                    consumed.mb_per_second
-                ),
-            );
-        }
-        for (name, latencies) in [
-            ("latency us", &self.latency_us),
-            ("service time us", &self.service_us),
-            ("lateness us", &self.lateness_us),
-            ("end to end us", &self.end_to_end_us),
-        ] {
-            if let Some(found) = latencies {
-                line(name, percentiles(found));
-            }
-        }
-        if let Some(seconds) = self.broker_cpu_seconds {
-            line("broker CPU", self.per_cpu_second(seconds));
-        }
-        line("generator CPU", self.per_cpu_second(self.client_cpu_seconds));
-        if let (Some(lost), Some(duplicated), Some(reordered), Some(corrupted)) =
-            (self.lost, self.duplicated, self.reordered, self.corrupted)
-        {
-            line(
-                "verified",
-                format!("{lost} lost, {duplicated} duplicated, {reordered} reordered, {corrupted} corrupted"),
-            );
-        }
-        for (code, count) in &self.errors {
-            line("failed", format!("{} {code}", thousands(*count)));
-        }
-        for warning in &self.warnings {
-            line("WARNING", warning.clone());
-        }
-        text
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "2^53 messages take a century")]
-    fn per_cpu_second(&self, cpu_seconds: f64) -> String {
-        let messages = self.messages.max(self.consumed.map_or(0, |consumed| consumed.messages));
-        let cores = rate(cpu_seconds * 100.0, self.seconds) / 100.0;
-        let per_cpu_second = whole(rate(messages as f64, cpu_seconds));
-        format!("{cpu_seconds:.2} s ({cores:.2} cores), {per_cpu_second} messages per CPU second")
-    }
-}
-
-/// One line of a running latency measurement.
-#[must_use]
-pub fn second_line(second: &Second) -> String {
-    let mut text = format!(
-        "{:>5} s  {:>9} acknowledged  {:>9} received",
-        second.second, second.acknowledged, second.received
-    );
-    for (name, latencies) in [("ack", &second.latency_us), ("end to end", &second.end_to_end_us)] {
-        if let Some(found) = latencies {
-            let _ =
-                write!(text, "  {name} us p50 {:.0} p99 {:.0} max {:.0}", found.p50, found.p99, found.max);
-        }
-    }
-    text
-}
-
-fn percentiles(found: &Percentiles) -> String {
-    format!(
-        "p50 {:.0}  p90 {:.0}  p99 {:.0}  p99.9 {:.0}  p99.99 {:.0}  max {:.0}",
-        found.p50, found.p90, found.p99, found.p99_9, found.p99_99, found.max
-    )
-}
-
-/// Standard deviation over mean of the rates, when it is more than a fifth and there are enough of them to tell.
-#[expect(clippy::cast_precision_loss, reason = "an average")]
-fn unsteadiness(rates: &[u64]) -> Option<f64> {
-    const RATES_MIN: usize = 3;
-    const SPREAD_MAX: f64 = 0.2;
-    let rates = rates.get(..rates.len().saturating_sub(1)).filter(|whole| whole.len() >= RATES_MIN)?;
-    let count = rates.len() as f64;
-    let mean = rates.iter().map(|rate| *rate as f64).sum::<f64>() / count;
-    let variance = rates.iter().map(|rate| (*rate as f64 - mean).powi(2)).sum::<f64>() / count;
-    let spread = if mean > 0.0 { variance.sqrt() / mean } else { 0.0 };
-    (spread > SPREAD_MAX).then_some(spread)
-}
-
-fn whole(number: f64) -> String {
-    let text = format!("{number:.0}");
-    text.parse().map_or(text, thousands)
-}
-
-/// `1,234,567`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -356,30 +261,5 @@ mod tests {
         assert_eq!(value["messages_per_second"], 2000.0);
         assert_eq!(value["mb_per_second"], 2.0);
         assert!(report.table().contains("2,000 messages/s"), "{}", report.table());
-    }
-
-    #[test]
-    fn an_unsteady_run_says_so() {
-        let second = |acknowledged| Second {
-            second: 0,
-            acknowledged,
-            received: 0,
-            latency_us: None,
-            end_to_end_us: None,
-        };
-        let mut report = Report::new("produce", Map::new(), Count::default());
-        report.per_second = [100, 101, 99, 100, 3].map(second).to_vec();
-        report.note_steadiness();
-        assert_eq!(report.warnings, Vec::<String>::new(), "the last second is not whole");
-        report.per_second = [100, 10, 190, 100, 100].map(second).to_vec();
-        report.note_steadiness();
-        assert_eq!(report.warnings.len(), 1);
-    }
-
-    #[test]
-    fn thousands_are_set_apart() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(thousands(number), text);
-        }
     }
 }
