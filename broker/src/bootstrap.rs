@@ -9,13 +9,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use equeue_net::transport::{listener, preflight};
-use equeue_storage::log::LogOptions;
+use equeue_storage::log::{self, LogOptions};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::broker::{Broker, BrokerFacts, Phase};
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, StorageMode, SyncPolicy};
 use crate::control;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, random_group};
 use crate::error::BrokerError;
 use crate::nudge::{self, Nudge};
 use crate::shard::mesh;
@@ -26,6 +26,8 @@ use crate::shard::run::{self, Command, Event, ShardStart};
 const PREEMPT_TIMER: Duration = Duration::from_millis(5);
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 128;
+/// Segments of a log that is kept in memory.
+pub(crate) const SEGMENTS_IN_MEMORY: u64 = 8;
 /// Memory for direct I/O beside the cache: flushes in flight, segments being prepared, blocks of indexes.
 const IO_MEMORY_MARGIN: usize = 16 << 20;
 
@@ -132,7 +134,11 @@ pub fn start(config: BrokerConfig) -> Result<BrokerHandle, BrokerError> {
     let http_address = http.as_ref().map(local_address).transpose()?;
     let options = log_options(&config, data_dir.identity.logs);
     let broker = Arc::new(Broker::new(BrokerFacts {
-        group: data_dir.identity.broker_group,
+        // Offsets begin anew with each start in memory: so must the keys that name them.
+        group: match config.storage.mode {
+            StorageMode::Disk => data_dir.identity.broker_group,
+            StorageMode::Memory => random_group(),
+        },
         created_ms: data_dir.identity.created_ms,
         logs: data_dir.identity.logs,
         address: if config.advertise.is_empty() { address.to_string() } else { config.advertise.clone() },
@@ -162,18 +168,45 @@ fn log_options(config: &BrokerConfig, logs: u16) -> LogOptions {
     if config.hazards.any() {
         tracing::error!(hazards = ?config.hazards, "mechanisms are switched off: acknowledged messages will be lost");
     }
+    warn_of_mode(config);
+    let segment_bytes_max = match config.storage.mode {
+        StorageMode::Disk => config.storage.segment_bytes_max.0,
+        // Eight segments, whole MiB each: one is written, one prepared, the oldest goes.
+        StorageMode::Memory => {
+            let part = config.memory_bytes_per_log(logs) / SEGMENTS_IN_MEMORY;
+            config.storage.segment_bytes_max.0.min(part >> 20 << 20)
+        }
+    };
     let logs_per_shard = usize::from(logs.div_ceil(config.shard_count())).max(1);
     LogOptions {
-        segment_bytes_max: config.storage.segment_bytes_max.0,
-        segment_bytes_first: config.storage.segment_bytes_first.0,
+        segment_bytes_max,
+        segment_bytes_first: config.storage.segment_bytes_first.0.min(segment_bytes_max),
         flush_bytes_max: config.storage.flush_bytes_max.as_usize(),
         flush_depth: config.storage.flush_depth,
         cache_bytes: config.cache_bytes_per_shard() / logs_per_shard,
         pending_bytes_max: config.storage.pending_bytes_max.as_usize(),
         snapshot_bytes: config.storage.snapshot_bytes.0,
         idle_ms: config.storage.idle_ms,
+        sync: match config.storage.sync {
+            SyncPolicy::Always => log::SyncPolicy::Always,
+            SyncPolicy::Interval => log::SyncPolicy::Interval(config.storage.sync_interval_ms),
+        },
         producers_max: config.storage.producers_max,
         hazards: config.hazards.into(),
+    }
+}
+
+/// Says what an acknowledgement does not mean.
+fn warn_of_mode(config: &BrokerConfig) {
+    if config.storage.mode == StorageMode::Memory {
+        tracing::warn!(
+            "storage.mode is memory: messages, topics and offsets are gone when the broker stops; answers say level memory"
+        );
+    } else if config.storage.sync == SyncPolicy::Interval {
+        tracing::warn!(
+            sync_interval_ms = config.storage.sync_interval_ms,
+            "storage.sync is interval: a loss of power loses what was acknowledged since the last sync; answers say level memory"
+        );
     }
 }
 

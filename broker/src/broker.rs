@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use equeue_net::api::{BrokerEntry, BrokerRole};
+use equeue_net::api::{AckLevel, BrokerEntry, BrokerRole};
 
 use crate::catalog::Owner;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, StorageMode, SyncPolicy};
 use crate::stats::ShardStats;
 
 /// Where the broker is in its life.
@@ -66,6 +66,16 @@ pub(crate) struct BrokerFacts {
 }
 
 impl Broker {
+    /// What an acknowledgement that was asked for at `level` means here at the most.
+    pub(crate) fn level_reached(&self, level: AckLevel) -> AckLevel {
+        let storage = &self.config.storage;
+        if storage.mode == StorageMode::Memory || storage.sync == SyncPolicy::Interval {
+            AckLevel::Memory
+        } else {
+            level
+        }
+    }
+
     pub(crate) fn new(facts: BrokerFacts) -> Self {
         let shards = facts.config.shard_count();
         let logs_of = |shard: u16| usize::from((facts.logs + shards - 1 - shard) / shards);

@@ -177,7 +177,7 @@ fn create_identity(dir: &Path, config: &BrokerConfig) -> Result<Identity, DataDi
 }
 
 /// 24 random bits, not all 0.
-fn random_group() -> u32 {
+pub(crate) fn random_group() -> u32 {
     loop {
         let [a, b, c, ..] = *Uuid::new_v4().as_bytes();
         let group = u32::from_le_bytes([a, b, c, 0]);

@@ -23,6 +23,7 @@ mod metrics;
 mod nudge;
 pub mod process;
 mod register;
+mod retention;
 pub mod shard;
 mod state_key;
 pub mod stats;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::broker::{Broker, Phase};
+use crate::config::{StorageMode, SyncPolicy};
 use crate::process;
 use crate::stats::{BUCKETS_US, Figure, LogStats, ShardStats};
 
@@ -91,6 +92,16 @@ const LOG_COUNTERS: &[LogRow] = &[
     ("equeue_log_segments_late", "Segments that were not prepared in time", |l| &l.segments_late),
     ("equeue_log_snapshots", "Snapshots completed", |l| &l.snapshots),
     ("equeue_log_disk_reads", "Windows read from disk", |l| &l.disk_reads),
+    ("equeue_log_segments_retired", "Segments deleted by retention", |l| &l.segments_retired),
+    ("equeue_log_segments_recycled", "Retired segments used again", |l| &l.segments_recycled),
+    ("equeue_log_unconsumed_deleted", "Messages deleted that a group had still to consume", |l| {
+        &l.unconsumed_deleted
+    }),
+    (
+        "equeue_log_unconsumed_near",
+        "Messages that came near the end of their retention while a group had still to consume them",
+        |l| &l.unconsumed_near,
+    ),
     ("equeue_cache_hits", "Reads answered by the cache", |l| &l.cache_hits),
     ("equeue_cache_misses", "Reads that needed the disk", |l| &l.cache_misses),
 ];
@@ -100,6 +111,16 @@ const LOG_GAUGES: &[LogRow] = &[
     ("equeue_log_durable_position_bytes", "End of what is durable", |l| &l.durable_position),
     ("equeue_log_pending_bytes", "Bytes that wait for a flush", |l| &l.pending_bytes),
     ("equeue_log_disk_full", "1: producers are refused for want of space", |l| &l.disk_full),
+    ("equeue_log_stored_bytes", "Bytes on disk, prepared segments counted", |l| &l.stored_bytes),
+    ("equeue_log_segments", "Segments with messages", |l| &l.segments),
+    (
+        "equeue_log_retention_blocked",
+        "1: the oldest segment stays because a group has not consumed it",
+        |l| &l.retention_blocked,
+    ),
+    ("equeue_log_clock_jumped", "1: the clock jumped, so that nothing is deleted by its age", |l| {
+        &l.clock_jumped
+    }),
     ("equeue_log_failed", "1: a write or sync failed; restart the broker", |l| &l.failed),
 ];
 
@@ -181,9 +202,18 @@ impl BrokerCollector {
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let usage = process::usage();
+        let storage = &self.broker.config.storage;
+        let in_memory = u64::from(storage.mode == StorageMode::Memory);
+        let interval = if storage.sync == SyncPolicy::Interval { storage.sync_interval_ms } else { 0 };
         let ready = u64::from(self.broker.phase() == Phase::Ready && !self.broker.is_poisoned());
         let gauges = [
             ("equeue_ready", "1: the broker serves", ready),
+            ("equeue_storage_in_memory", "1: messages are kept in memory only", in_memory),
+            (
+                "equeue_storage_sync_interval_ms",
+                "0: synced before acknowledged; else the time it may take",
+                interval,
+            ),
             ("equeue_process_resident_memory_bytes", "Resident memory of the process", usage.resident_bytes),
             ("equeue_process_open_descriptors", "Open descriptors of the process", usage.descriptors),
         ];

@@ -84,6 +84,22 @@ pub struct LogStats {
     pub snapshots: Figure,
     /// Windows read from disk.
     pub disk_reads: Figure,
+    /// Bytes on disk.
+    pub stored_bytes: Figure,
+    /// Segments with messages.
+    pub segments: Figure,
+    /// Segments retired.
+    pub segments_retired: Figure,
+    /// Retired segments used again.
+    pub segments_recycled: Figure,
+    /// Messages deleted that a group had still to consume.
+    pub unconsumed_deleted: Figure,
+    /// Messages near the end of their retention that a group had still to consume.
+    pub unconsumed_near: Figure,
+    /// 1: the oldest segment stays because a group has not consumed it.
+    pub retention_blocked: Figure,
+    /// 1: the clock jumped, so nothing goes by its age.
+    pub clock_jumped: Figure,
     /// Bytes that wait for a flush.
     pub pending_bytes: Figure,
     /// Reads answered by the cache.

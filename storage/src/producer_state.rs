@@ -7,6 +7,7 @@
 //! one more is remembered, so the newest *durable* batch is always known: snapshots are made of durable state only.
 //! The number of producers is bounded; the one that appended longest ago is forgotten first.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::num::NonZeroUsize;
 
@@ -89,6 +90,29 @@ impl ProducerTable {
         Self { producers }
     }
 
+    /// One for a replay, which meets producers in another order than they appended in; see [`Self::replayed`].
+    pub(crate) fn replaying(producers_max: usize) -> Self {
+        Self::new(producers_max.saturating_mul(2))
+    }
+
+    /// The table after a replay: who appended longest ago is forgotten first.
+    pub(crate) fn replayed(mut self, producers_max: usize) -> Self {
+        let mut all: Vec<_> = std::iter::from_fn(|| self.producers.pop_lru()).collect();
+        // Stable: where times are equal, the order of the replay counts.
+        all.sort_by_key(|(_, producer)| producer.batches.last().map(|last| last.append_time_ms));
+        let mut table = Self::new(producers_max);
+        for (key, producer) in all {
+            table.producers.put(key, producer);
+        }
+        table
+    }
+
+    /// Whether one more batch may be on its way beside `more` that are about to be recorded.
+    pub(crate) fn has_room(&self, key: &ProducerKey, more: usize, durable: Ticket) -> bool {
+        let known = self.producers.peek(key);
+        known.map_or(0, |producer| producer.in_flight(durable)) + more < IN_FLIGHT_MAX
+    }
+
     /// Producers remembered.
     pub(crate) fn len(&self) -> usize {
         self.producers.len()
@@ -117,7 +141,7 @@ impl ProducerTable {
         if header.base_sequence != expected {
             return Err(Refusal::SequenceGap { expected, found: header.base_sequence });
         }
-        if producer.batches.iter().filter(|batch| batch.ticket > durable).count() >= IN_FLIGHT_MAX {
+        if producer.in_flight(durable) >= IN_FLIGHT_MAX {
             return Err(Refusal::InFlight);
         }
         Ok(Verdict::Append)
@@ -174,6 +198,19 @@ impl ProducerTable {
         }
     }
 
+    /// Forgets all producers of queues that are no more.
+    pub(crate) fn forget_queues(&mut self, dead: &[QueueKey]) {
+        if dead.is_empty() {
+            return;
+        }
+        let dead: HashSet<_> = dead.iter().collect();
+        let keys = self.producers.iter().map(|(key, _)| *key);
+        let gone: Vec<_> = keys.filter(|(_, queue)| dead.contains(queue)).collect();
+        for key in gone {
+            self.producers.pop(&key);
+        }
+    }
+
     /// Keys of all producers, for a snapshot to walk along.
     pub(crate) fn keys(&self) -> Vec<ProducerKey> {
         // Oldest first, so that replaying a snapshot restores who is forgotten first.
@@ -209,7 +246,12 @@ impl Producer {
     }
 
     fn is_durable(&self, durable: Ticket) -> bool {
-        self.batches.iter().all(|batch| batch.ticket <= durable)
+        self.in_flight(durable) == 0
+    }
+
+    /// Batches that are not durable.
+    fn in_flight(&self, durable: Ticket) -> usize {
+        self.batches.iter().filter(|batch| batch.ticket > durable).count()
     }
 
     /// Inserts in order of offset, once, keeping the newest.
@@ -393,6 +435,23 @@ mod tests {
             table.check(QueueKey(1), &header(0, 1, 1), Ticket(3)),
             Err(Refusal::Unknown { sequence: 1 })
         );
+    }
+
+    #[test]
+    fn a_replay_forgets_in_the_order_of_appends() {
+        let mut table = ProducerTable::replaying(2);
+        let at = |time_ms| (Offset(0), time_ms);
+        // Found in the log behind BEGIN, newer than what the slices say afterwards.
+        table.record(QueueKey(3), &header(0, 0, 1), at(30), Ticket(0));
+        let mut older = ProducerTable::new(2);
+        for (queue, time_ms) in [(1, 10), (2, 20)] {
+            older.record(QueueKey(queue), &header(0, 0, 1), at(time_ms), Ticket(0));
+            let mut stored = Vec::new();
+            older.encode_durable(&(42, QueueKey(queue)), Ticket(0), &mut stored);
+            table.merge((42, QueueKey(queue)), &decode_stored(&stored).unwrap());
+        }
+        let table = table.replayed(2);
+        assert_eq!(table.keys(), [(42, QueueKey(2)), (42, QueueKey(3))]);
     }
 
     #[test]

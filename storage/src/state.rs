@@ -27,6 +27,9 @@ const RECORD_OVERHEAD: usize = 32;
 const CLASS_STATE: u8 = b's';
 const CLASS_QUEUE: u8 = b'q';
 const CLASS_PRODUCER: u8 = b'p';
+const CLASS_START: u8 = b't';
+const CLASS_KEPT: u8 = b'k';
+const CLASS_DEAD: u8 = b'd';
 
 /// What an entry is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,12 @@ pub(crate) enum EntryKey<'a> {
     Queue(QueueKey),
     /// The last batches of a producer in a queue.
     Producer(ProducerKey),
+    /// Where a queue begins. Value: the offset.
+    Start(QueueKey),
+    /// Where the log begins. Value: the position.
+    Kept,
+    /// A queue that is no more. Value: empty.
+    Dead(QueueKey),
 }
 
 impl<'a> EntryKey<'a> {
@@ -46,15 +55,15 @@ impl<'a> EntryKey<'a> {
                 out.push(CLASS_STATE);
                 out.extend_from_slice(key);
             }
-            Self::Queue(queue) => {
-                out.push(CLASS_QUEUE);
-                out.extend_from_slice(&queue.0.to_be_bytes());
-            }
+            Self::Queue(queue) => put_queue(out, CLASS_QUEUE, queue),
             Self::Producer((producer, queue)) => {
                 out.push(CLASS_PRODUCER);
                 out.extend_from_slice(&queue.0.to_be_bytes());
                 out.extend_from_slice(&producer.to_be_bytes());
             }
+            Self::Start(queue) => put_queue(out, CLASS_START, queue),
+            Self::Kept => out.push(CLASS_KEPT),
+            Self::Dead(queue) => put_queue(out, CLASS_DEAD, queue),
         }
     }
 
@@ -62,7 +71,10 @@ impl<'a> EntryKey<'a> {
         let (class, rest) = bytes.split_first()?;
         match *class {
             CLASS_STATE => Some(Self::State(rest)),
-            CLASS_QUEUE => Some(Self::Queue(QueueKey(u64::from_be_bytes(rest.try_into().ok()?)))),
+            CLASS_QUEUE => read_queue(rest).map(Self::Queue),
+            CLASS_START => read_queue(rest).map(Self::Start),
+            CLASS_KEPT => rest.is_empty().then_some(Self::Kept),
+            CLASS_DEAD => read_queue(rest).map(Self::Dead),
             CLASS_PRODUCER => {
                 let (queue, producer) = rest.split_first_chunk::<8>()?;
                 let producer = i64::from_be_bytes(producer.try_into().ok()?);
@@ -71,6 +83,15 @@ impl<'a> EntryKey<'a> {
             _ => None,
         }
     }
+}
+
+fn put_queue(out: &mut Vec<u8>, class: u8, queue: QueueKey) {
+    out.push(class);
+    out.extend_from_slice(&queue.0.to_be_bytes());
+}
+
+fn read_queue(bytes: &[u8]) -> Option<QueueKey> {
+    bytes.try_into().ok().map(|key| QueueKey(u64::from_be_bytes(key)))
 }
 
 /// Builds the control batch of some entries.

@@ -53,8 +53,14 @@ keys! {
         "CPU of each shard. Empty: with several shards shard i gets the i-th CPU allowed; a single one is not pinned.";
     "memory.limit" = r#""1GiB""#, "64MiB..1TiB",
         "The broker keeps below this. A quarter of it is the cache of recent and re-read messages.";
-    "storage.sync" = r#""always""#, "always",
-        "When a message is on stable storage: always = before it is acknowledged.";
+    "storage.mode" = r#""disk""#, "disk, memory",
+        "Where messages are kept. memory: nothing is written to disk and everything is gone when the broker stops, topics and offsets too.";
+    "storage.memory_bytes" = r#""0B""#, "8MiB per log..half of memory.limit, or 0",
+        "With storage.mode memory: bytes of messages kept, past which the oldest go, consumed or not. 0: half of memory.limit.";
+    "storage.sync" = r#""always""#, "always, interval",
+        "When a message is on stable storage. always: before it is acknowledged. interval: later, a loss of power loses what was acknowledged since; answers then say level memory.";
+    "storage.sync_interval_ms" = "100", "1..60000",
+        "With storage.sync interval: longest time from an acknowledgement to its sync.";
     "storage.segment_bytes_max" = r#""256MiB""#, "1MiB..16GiB, whole MiB",
         "Largest segment file. Retention works on whole segments.";
     "storage.segment_bytes_first" = r#""16MiB""#, "1MiB..segment_bytes_max, whole MiB",
@@ -71,6 +77,18 @@ keys! {
         "Quiet time after which a log marks its durable end on disk.";
     "storage.producers_max" = "100000", "1000..10000000",
         "Producers remembered per log, to recognise batches that are sent twice.";
+    "retention.age" = r#""7d""#, "1m..36500d, or 0",
+        "Messages older than this are deleted, in whole segments. 0: they stay. A topic may have an age of its own.";
+    "retention.bytes" = r#""0B""#, "four segments per log.., or 0",
+        "Most bytes on disk, shared by the logs; past it the oldest segments go, whatever their age. 0: no limit.";
+    "retention.segments" = "0", "2..1000000, or 0",
+        "Most segments of each log; past it the oldest go. 0: no limit.";
+    "retention.disk_free_min" = r#""0B""#, "0..",
+        "While the file system has less free space the oldest segments go. 0: producers get DISK_FULL at its end.";
+    "retention.delete_unconsumed" = "true", "true, false",
+        "Whether messages go that a group, with members or without, has not consumed. false beats all other rules.";
+    "retention.check_ms" = "10000", "10..3600000",
+        "Time between two looks at what may go.";
     "net.connections_max" = "10000", "1..1000000",
         "Connections of the broker; one more is closed at once.";
     "net.frame_bytes_max" = r#""8MiB""#, "2MiB..8MiB",

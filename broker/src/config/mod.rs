@@ -5,6 +5,7 @@
 mod hazards;
 mod keys;
 mod size;
+mod span;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use hazards::HazardConfig;
 pub use keys::{ConfigKey, KEYS, default_toml};
 pub use size::{ByteSize, ByteSizeError};
+pub use span::{Span, SpanError};
 
 /// Shards of one broker at the most.
 pub const SHARDS_MAX: u16 = 128;
@@ -69,6 +71,8 @@ pub struct BrokerConfig {
     pub memory: MemoryConfig,
     /// The logs.
     pub storage: StorageConfig,
+    /// How long messages stay.
+    pub retention: RetentionConfig,
     /// Connections.
     pub net: NetConfig,
     /// Intervals and deadlines.
@@ -92,14 +96,33 @@ pub enum SyncPolicy {
     /// Before it is acknowledged.
     #[default]
     Always,
+    /// Some time after it was acknowledged.
+    Interval,
+}
+
+/// Where messages are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageMode {
+    /// On the disk.
+    #[default]
+    Disk,
+    /// In memory only: gone when the broker stops.
+    Memory,
 }
 
 /// Settings of each log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageConfig {
+    /// Where messages are kept.
+    pub mode: StorageMode,
+    /// Bytes of messages in memory, of all logs together, when they are kept there; 0: half of `memory.limit`.
+    pub memory_bytes: ByteSize,
     /// When messages are synced.
     pub sync: SyncPolicy,
+    /// Longest time between an acknowledgement and its sync, when `sync` is an interval.
+    pub sync_interval_ms: u64,
     /// Largest segment.
     pub segment_bytes_max: ByteSize,
     /// First segment of a log, and after a crash.
@@ -116,6 +139,24 @@ pub struct StorageConfig {
     pub idle_ms: u64,
     /// Producers remembered per log.
     pub producers_max: usize,
+}
+
+/// How long messages stay. Whole segments go, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Messages older than this go; 0: no limit.
+    pub age: Span,
+    /// Bytes on disk of all logs together; 0: no limit.
+    pub bytes: ByteSize,
+    /// Segments of each log; 0: no limit.
+    pub segments: usize,
+    /// The oldest segments go while the file system has less free space; 0: never.
+    pub disk_free_min: ByteSize,
+    /// Whether messages go that a group has not consumed.
+    pub delete_unconsumed: bool,
+    /// Time between two looks.
+    pub check_ms: u64,
 }
 
 /// Limits of connections.
@@ -170,6 +211,7 @@ impl Default for BrokerConfig {
             pin: Vec::new(),
             memory: MemoryConfig::default(),
             storage: StorageConfig::default(),
+            retention: RetentionConfig::default(),
             net: NetConfig::default(),
             timers: TimerConfig::default(),
             hazards: HazardConfig::default(),
@@ -186,7 +228,10 @@ impl Default for MemoryConfig {
 impl Default for StorageConfig {
     fn default() -> Self {
         Self {
+            mode: StorageMode::Disk,
+            memory_bytes: ByteSize(0),
             sync: SyncPolicy::Always,
+            sync_interval_ms: 100,
             segment_bytes_max: ByteSize::mib(256),
             segment_bytes_first: ByteSize::mib(16),
             flush_bytes_max: ByteSize::mib(1),
@@ -195,6 +240,19 @@ impl Default for StorageConfig {
             snapshot_bytes: ByteSize::mib(256),
             idle_ms: 100,
             producers_max: 100_000,
+        }
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            age: Span::days(7),
+            bytes: ByteSize(0),
+            segments: 0,
+            disk_free_min: ByteSize(0),
+            delete_unconsumed: true,
+            check_ms: 10_000,
         }
     }
 }
@@ -300,6 +358,7 @@ impl BrokerConfig {
         }
         within("memory.limit", self.memory.limit, ByteSize::mib(64), ByteSize::gib(1024))?;
         self.storage.validate()?;
+        self.retention.validate(u64::from(self.log_count()), &self.storage)?;
         self.net.validate()?;
         // One request must fit what a log lets wait, or it could never be taken whole.
         within(
@@ -314,6 +373,20 @@ impl BrokerConfig {
 
     /// What the shards take together must fit below the limit.
     fn validate_memory(&self) -> Result<(), ConfigError> {
+        if self.storage.mode == StorageMode::Memory {
+            let logs = self.log_count();
+            // Segments of at least 1 MiB, eight of them.
+            let least = ByteSize::mib(8 * u64::from(logs));
+            if self.memory_bytes_per_log(logs) < ByteSize::mib(8).0
+                || self.storage.memory_bytes.0 > self.memory.limit.0 / 2
+            {
+                let expected = format!(
+                    "{logs} logs need at least {least}, and half of memory.limit ({}) at the most; or 0: that half",
+                    self.memory.limit
+                );
+                return Err(refuse("storage.memory_bytes", self.storage.memory_bytes, expected));
+            }
+        }
         let shards = u64::from(self.shard_count());
         let cache = self.cache_bytes_per_shard() as u64;
         let least = self.storage.flush_bytes_max.0 * 8;
@@ -349,6 +422,15 @@ impl BrokerConfig {
     pub fn cache_bytes_per_shard(&self) -> usize {
         let part = self.memory.limit.0 / 4 / u64::from(self.shard_count());
         ByteSize(part & !((1 << 20) - 1)).as_usize()
+    }
+
+    /// Bytes of messages that each of `logs` logs keeps when they are kept in memory.
+    pub fn memory_bytes_per_log(&self, logs: u16) -> u64 {
+        let all = match self.storage.memory_bytes.0 {
+            0 => self.memory.limit.0 / 2,
+            bytes => bytes,
+        };
+        all / u64::from(logs.max(1))
     }
 
     /// The address to listen on, resolved.
@@ -402,9 +484,29 @@ impl StorageConfig {
             ));
         }
         within("storage.flush_depth", self.flush_depth, 1, 2)?;
+        within("storage.sync_interval_ms", self.sync_interval_ms, 1, 60_000)?;
         within("storage.snapshot_bytes", self.snapshot_bytes, ByteSize::mib(1), ByteSize::gib(16))?;
         within("storage.idle_ms", self.idle_ms, 10, 60_000)?;
         within("storage.producers_max", self.producers_max, 1_000, 10_000_000)
+    }
+}
+
+impl RetentionConfig {
+    fn validate(&self, logs: u64, storage: &StorageConfig) -> Result<(), ConfigError> {
+        if self.age.0 != 0 {
+            within("retention.age", self.age, Span::seconds(60), Span::days(36_500))?;
+        }
+        // The active segment, the one before it with its snapshots, and the prepared one are always there.
+        let least = ByteSize(storage.segment_bytes_max.0.saturating_mul(4).saturating_mul(logs));
+        if self.bytes.0 != 0 && self.bytes < least {
+            let expected = format!("{logs} logs of four segments each need at least {least}, or 0: no limit");
+            return Err(refuse("retention.bytes", self.bytes, expected));
+        }
+        if self.segments != 0 {
+            within("retention.segments", self.segments, 2, 1_000_000)?;
+        }
+        within("retention.disk_free_min", self.disk_free_min, ByteSize(0), ByteSize::gib(1 << 20))?;
+        within("retention.check_ms", self.check_ms, 10, 3_600_000)
     }
 }
 
@@ -489,11 +591,22 @@ mod tests {
         );
         assert_eq!(refused(|c| c.storage.flush_bytes_max = ByteSize::mib(2)), "storage.flush_bytes_max");
         assert_eq!(refused(|c| c.storage.flush_bytes_max = ByteSize(10_000)), "storage.flush_bytes_max");
+        assert_eq!(refused(|c| c.storage.sync_interval_ms = 0), "storage.sync_interval_ms");
+        let in_memory = |c: &mut BrokerConfig| {
+            c.storage.mode = StorageMode::Memory;
+            c.storage.memory_bytes = ByteSize::gib(2);
+        };
+        assert_eq!(refused(in_memory), "storage.memory_bytes");
         assert_eq!(refused(|c| c.storage.flush_depth = 3), "storage.flush_depth");
         assert_eq!(refused(|c| c.storage.pending_bytes_max = ByteSize(1)), "storage.pending_bytes_max");
         assert_eq!(refused(|c| c.storage.snapshot_bytes = ByteSize(1)), "storage.snapshot_bytes");
         assert_eq!(refused(|c| c.storage.idle_ms = 0), "storage.idle_ms");
         assert_eq!(refused(|c| c.storage.producers_max = 0), "storage.producers_max");
+        assert_eq!(refused(|c| c.retention.age = Span(1)), "retention.age");
+        assert_eq!(refused(|c| c.retention.bytes = ByteSize(1)), "retention.bytes");
+        assert_eq!(refused(|c| c.retention.segments = 1), "retention.segments");
+        assert_eq!(refused(|c| c.retention.disk_free_min = ByteSize(u64::MAX)), "retention.disk_free_min");
+        assert_eq!(refused(|c| c.retention.check_ms = 1), "retention.check_ms");
         assert_eq!(refused(|c| c.net.connections_max = 0), "net.connections_max");
         assert_eq!(refused(|c| c.net.frame_bytes_max = ByteSize(1)), "net.frame_bytes_max");
         assert_eq!(refused(|c| c.net.produce_credit_bytes = ByteSize(1)), "net.produce_credit_bytes");

@@ -148,7 +148,7 @@ impl Appends {
         }
         Ok(ProduceOutcome {
             code: if appended.duplicate { Code::Duplicate } else { Code::Ok },
-            level,
+            level: shard.broker.level_reached(level),
             retry_after_ms: 0,
             base_offset: appended.base_offset,
             append_time_ms: appended.append_time_ms,

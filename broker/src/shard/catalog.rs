@@ -130,6 +130,19 @@ pub(crate) fn adopt(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
     for home in &gone {
         forget_offsets(shard, home);
     }
+    remove_queues(shard, &gone);
+}
+
+/// Lets the logs forget queues that are gone: their keys are never used again. If that fails it costs some bytes.
+fn remove_queues(shard: &Shard, gone: &[QueueHome]) {
+    for host in &shard.logs {
+        let keys: Vec<_> = gone.iter().filter(|home| home.log == host.id).map(|home| home.key).collect();
+        if !keys.is_empty()
+            && let Err(error) = host.log.remove_queues(&keys)
+        {
+            tracing::warn!(log = %host.id, queues = keys.len(), %error, "deleted queues stay known to the log");
+        }
+    }
 }
 
 /// Removes what groups have committed in a queue that is gone. If that fails it costs some bytes and nothing else.

@@ -20,10 +20,12 @@ use super::mesh::MeshEnd;
 use super::state::{Log, Shard, ShardParts};
 use super::{catalog, complete, serve};
 use crate::broker::Broker;
+use crate::config::StorageMode;
 use crate::data_dir::log_dir;
 use crate::error::BrokerError;
 use crate::handler::fetch;
 use crate::register::Registrar;
+use crate::retention;
 
 /// What the control thread tells a shard.
 #[derive(Debug)]
@@ -75,12 +77,13 @@ pub(crate) async fn run(start: ShardStart) {
 async fn live(start: ShardStart) -> Result<(), BrokerError> {
     let ShardStart { index, broker, options, mesh, commands, events } = start;
     let _beat = glommio::spawn_local(beat());
-    let io = open_io(&broker).await?;
+    let io = open_io(index, &broker).await?;
     let logs = open_logs(index, &broker, &io, &options).await?;
     let mesh: Rc<Mesh> = mesh.join();
     let shard = Shard::new(ShardParts { index, broker, io, logs, mesh });
     for place in 0..shard.logs.len() {
         shard.spawn(complete::run(Rc::clone(&shard), place));
+        shard.spawn(retention::run(Rc::clone(&shard), place));
     }
     shard.spawn(serve::run(Rc::clone(&shard)));
     shard.spawn(fetch::run_deadlines(Rc::clone(&shard)));
@@ -116,7 +119,11 @@ async fn beat() {
     }
 }
 
-async fn open_io(broker: &Broker) -> Result<DmaIo, BrokerError> {
+async fn open_io(index: u16, broker: &Broker) -> Result<DmaIo, BrokerError> {
+    if broker.config.storage.mode == StorageMode::Memory {
+        let logs = (index..broker.logs).step_by(usize::from(broker.shards)).count() as u64;
+        return Ok(DmaIo::in_memory(logs * broker.config.memory_bytes_per_log(broker.logs)));
+    }
     let path = &broker.config.data_dir;
     DmaIo::new(path).await.map_err(|source| BrokerError::DirectIo { path: path.clone(), source })
 }

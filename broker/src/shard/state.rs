@@ -255,6 +255,14 @@ impl Shard {
             figures.segments_late.set(stats.segments_late);
             figures.snapshots.set(stats.snapshots);
             figures.disk_reads.set(stats.disk_reads);
+            figures.stored_bytes.set(stats.stored_bytes);
+            figures.segments.set(stats.segments_kept as u64);
+            figures.segments_retired.set(stats.segments_retired);
+            figures.segments_recycled.set(stats.segments_recycled);
+            figures.unconsumed_deleted.set(stats.unconsumed_deleted);
+            figures.unconsumed_near.set(stats.unconsumed_near);
+            figures.retention_blocked.set(u64::from(stats.retention_blocked));
+            figures.clock_jumped.set(u64::from(stats.clock_jumped));
             figures.pending_bytes.set(stats.pending_bytes as u64);
             figures.cache_hits.set(stats.cache.hits);
             figures.cache_misses.set(stats.cache.misses);

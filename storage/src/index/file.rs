@@ -23,6 +23,8 @@ use crate::types::Position;
 
 /// Blocks written at a time.
 const WRITE_BLOCKS: usize = 16;
+/// Blocks read at a time by a walk.
+const WALK_BLOCKS: u32 = 16;
 /// Index files kept open, with their fences.
 const FILES_MAX: usize = 64;
 /// Entry blocks kept: some 4 MiB.
@@ -172,6 +174,46 @@ impl<I: Io> Indexes<I> {
 
 fn at(number: u32) -> u64 {
     u64::from(number) * INDEX_BLOCK_LEN as u64
+}
+
+/// Gives each entry of an index file to `each`, in order, past all that is kept in memory. Entries before
+/// a damaged block are given.
+pub(crate) async fn walk_index<I: Io>(
+    io: &I,
+    dir: &Path,
+    segment: &SegmentHeader,
+    each: impl FnMut(&Entry),
+) -> Result<(), IndexError> {
+    let file = io.open(&dir.join(index_name(segment.position)), Access::Read).await?;
+    let walked = walk_file::<I>(io, &file, segment, each).await;
+    let closed = file.close().await;
+    walked.and(closed.map_err(IndexError::Io))
+}
+
+async fn walk_file<I: Io>(
+    io: &I,
+    file: &I::File,
+    segment: &SegmentHeader,
+    mut each: impl FnMut(&Entry),
+) -> Result<(), IndexError> {
+    let block = file.read_at(0, INDEX_BLOCK_LEN).await?;
+    let header = IndexHeader::decode(segment, block.as_ref()).ok_or(IndexError::Unusable)?;
+    let mut number = 1;
+    while number <= header.entry_blocks {
+        let blocks = (header.entry_blocks - number + 1).min(WALK_BLOCKS);
+        let bytes = file.read_at(at(number), blocks as usize * INDEX_BLOCK_LEN).await?;
+        let bytes: &[u8] = bytes.as_ref();
+        for block in bytes.chunks(INDEX_BLOCK_LEN) {
+            let entries = decode_entries(segment.position, number, block).ok_or(IndexError::Unusable)?;
+            entries.iter().for_each(&mut each);
+            number += 1;
+        }
+        if bytes.len() < blocks as usize * INDEX_BLOCK_LEN {
+            return Err(IndexError::Unusable);
+        }
+        io.yield_now().await;
+    }
+    Ok(())
 }
 
 /// An index that is being written.

@@ -7,6 +7,6 @@ mod file;
 mod layout;
 mod runs;
 
-pub(crate) use file::{IndexError, IndexWriter, Indexes, Lookup};
+pub(crate) use file::{IndexError, IndexWriter, Indexes, Lookup, walk_index};
 pub(crate) use layout::Entry;
 pub(crate) use runs::{QueueRuns, Run, Search};

@@ -83,6 +83,11 @@ impl QueueRuns {
         self.runs.push_back(run);
     }
 
+    /// Runs in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
     /// The first run, if any.
     pub(crate) fn first(&self) -> Option<&Run> {
         self.runs.front()

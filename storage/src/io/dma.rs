@@ -11,11 +11,12 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use glommio::GlommioError;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
+use super::ram::{RamBytes, RamDisk, RamFile};
 use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
 
 /// The file that the guard reads, in the folder given to [`DmaIo::new`].
@@ -24,10 +25,19 @@ pub const PROBE_FILE: &str = "io-probe";
 /// Direct I/O on glommio.
 ///
 /// Belongs to the executor on which it was made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DmaIo {
     /// Not `Send`: the guard ran on this thread's executor only.
     _executor: std::marker::PhantomData<Rc<()>>,
+    begun: Instant,
+    /// Files are here and not on a disk.
+    ram: Option<Rc<RamDisk<DmaBuffer>>>,
+}
+
+impl std::fmt::Debug for DmaIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DmaIo").field("in_memory", &self.ram.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl DmaIo {
@@ -49,7 +59,13 @@ impl DmaIo {
         })
         .await?;
         DmaFile::open(&path).await?.close().await?;
-        Ok(Self { _executor: std::marker::PhantomData })
+        Ok(Self { _executor: std::marker::PhantomData, begun: Instant::now(), ram: None })
+    }
+
+    /// One whose files are in memory, at most `capacity` bytes of them, and gone with the process.
+    pub fn in_memory(capacity: u64) -> Self {
+        let ram = Some(Rc::new(RamDisk::new(capacity)));
+        Self { _executor: std::marker::PhantomData, begun: Instant::now(), ram }
     }
 }
 
@@ -83,6 +99,9 @@ impl Io for DmaIo {
     }
 
     async fn open(&self, path: &Path, access: Access) -> io::Result<DmaIoFile> {
+        if let Some(ram) = &self.ram {
+            return Ok(DmaIoFile(Place::Ram(ram.open(path, access)?)));
+        }
         let mut options = OpenOptions::new();
         options.read(true).mode(0o640);
         match access {
@@ -97,23 +116,35 @@ impl Io for DmaIo {
         let file = options.dma_open(path).await.map_err(plain)?;
         // glommio asks by path: right now and only now, before anyone renames the file.
         let bytes = if access == Access::CreateNew { 0 } else { file.file_size().await.map_err(plain)? };
-        Ok(DmaIoFile { file, bytes: Cell::new(bytes) })
+        Ok(DmaIoFile(Place::Disk(DiskFile { file, bytes: Cell::new(bytes) })))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if let Some(ram) = &self.ram {
+            return ram.rename(from, to);
+        }
         glommio::io::rename(from, to).await.map_err(plain)
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
+        if let Some(ram) = &self.ram {
+            return ram.remove(path);
+        }
         glommio::io::remove(path).await.map_err(plain)
     }
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
+        if self.ram.is_some() {
+            return Ok(());
+        }
         let path = path.to_owned();
         blocking(move || std::fs::create_dir_all(path)).await
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
+        if let Some(ram) = &self.ram {
+            return Ok(ram.list(dir));
+        }
         let dir = dir.to_owned();
         blocking(move || list_files(&dir)).await
     }
@@ -121,6 +152,9 @@ impl Io for DmaIo {
     /// fsync of the folder. Not glommio's `Directory::sync`: that is fdatasync, and ext4 (6.18, `ext4_fsync_journal`)
     /// then waits only for the transaction that last changed the folder's *size*; a rename within its blocks is none.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if self.ram.is_some() {
+            return Ok(());
+        }
         let dir = dir.to_owned();
         blocking(move || std::fs::File::open(dir)?.sync_all()).await
     }
@@ -140,6 +174,18 @@ impl Io for DmaIo {
     fn wall_ms(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn uptime(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    async fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        if let Some(ram) = &self.ram {
+            return Ok(ram.free_bytes());
+        }
+        let dir = dir.to_owned();
+        blocking(move || fs4::available_space(dir)).await
     }
 }
 
@@ -170,35 +216,44 @@ fn plain(error: GlommioError<()>) -> io::Error {
 }
 
 /// Memory that a read filled.
-#[derive(Clone, Debug)]
-pub struct ReadResultBytes(ReadResult);
+pub struct ReadResultBytes(ReadBytes);
+
+enum ReadBytes {
+    Disk(ReadResult),
+    Ram(RamBytes<DmaBuffer>),
+}
 
 impl AsRef<[u8]> for ReadResultBytes {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            ReadBytes::Disk(read) => read,
+            ReadBytes::Ram(read) => read.as_ref(),
+        }
     }
 }
 
-/// A file open for direct I/O.
+/// A file open for direct I/O, or in memory.
+pub struct DmaIoFile(Place);
+
+enum Place {
+    Disk(DiskFile),
+    Ram(Rc<RamFile<DmaBuffer>>),
+}
+
+/// A file on a disk.
 #[derive(Debug)]
-pub struct DmaIoFile {
+struct DiskFile {
     file: DmaFile,
     /// Its length as far as this handle knows: at open, grown by own writes.
     bytes: Cell<u64>,
 }
 
-impl DmaIoFile {
+impl DiskFile {
     fn grown_to(&self, end: u64) {
         self.bytes.set(self.bytes.get().max(end));
     }
-}
 
-impl IoFile for DmaIoFile {
-    type Buffer = DmaBuffer;
-    type ReadBuffer = ReadResultBytes;
-
-    async fn read_at(&self, position: u64, len: usize) -> io::Result<ReadResultBytes> {
-        debug_assert!(is_aligned(position) && is_aligned(len as u64), "direct I/O is aligned");
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<ReadResult> {
         let read = self.file.read_at_aligned(position, len).await.map_err(plain)?;
         let end = position.saturating_add(read.len() as u64);
         if read.len() < len && end < self.bytes.get() {
@@ -211,28 +266,68 @@ impl IoFile for DmaIoFile {
                 ),
             ));
         }
-        Ok(ReadResultBytes(read))
+        Ok(read)
+    }
+}
+
+impl IoFile for DmaIoFile {
+    type Buffer = DmaBuffer;
+    type ReadBuffer = ReadResultBytes;
+
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<ReadResultBytes> {
+        debug_assert!(is_aligned(position) && is_aligned(len as u64), "direct I/O is aligned");
+        Ok(ReadResultBytes(match &self.0 {
+            Place::Disk(file) => ReadBytes::Disk(file.read_at(position, len).await?),
+            Place::Ram(file) => ReadBytes::Ram(file.read(position, len)),
+        }))
     }
 
     async fn write_at(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<usize> {
         debug_assert!(is_aligned(position) && is_aligned(buffer.len() as u64), "direct I/O is aligned");
-        let written = self.file.write_rc_at(buffer, position).await.map_err(plain)?;
-        self.grown_to(position.saturating_add(written as u64));
-        Ok(written)
+        match &self.0 {
+            Place::Disk(file) => {
+                let written = file.file.write_rc_at(buffer, position).await.map_err(plain)?;
+                file.grown_to(position.saturating_add(written as u64));
+                Ok(written)
+            }
+            Place::Ram(file) => file.write(buffer, position),
+        }
     }
 
     async fn sync(&self) -> io::Result<()> {
-        self.file.fdatasync().await.map_err(plain)
+        match &self.0 {
+            Place::Disk(file) => file.file.fdatasync().await.map_err(plain),
+            Place::Ram(_) => Ok(()),
+        }
     }
 
     async fn preallocate(&self, len: u64) -> io::Result<()> {
-        self.file.pre_allocate(len, false).await.map_err(plain)?;
-        self.grown_to(len);
-        Ok(())
+        match &self.0 {
+            Place::Disk(file) => {
+                file.file.pre_allocate(len, false).await.map_err(plain)?;
+                file.grown_to(len);
+                Ok(())
+            }
+            Place::Ram(file) => file.grow_to(len),
+        }
+    }
+
+    async fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
+        debug_assert!(is_aligned(position) && is_aligned(len), "whole blocks are given back");
+        match &self.0 {
+            Place::Disk(file) => file.file.deallocate(position, len).await.map_err(plain),
+            Place::Ram(file) => {
+                file.cut_out(position, position.saturating_add(len));
+                Ok(())
+            }
+        }
     }
 
     async fn close(self) -> io::Result<()> {
-        self.file.close().await.map_err(plain)
+        match self.0 {
+            Place::Disk(file) => file.file.close().await.map_err(plain),
+            Place::Ram(_) => Ok(()),
+        }
     }
 }
 

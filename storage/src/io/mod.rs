@@ -1,12 +1,14 @@
 //! Everything that the log asks of the world outside: files, tasks, time.
 //!
-//! [`Io`] has two implementations: direct I/O on glommio (`dma`), and an in-memory one (`memory`) that can crash at
+//! [`Io`] has two implementations: direct I/O on glommio (`dma`, which can keep its files in memory instead: `ram`), and
+//! an in-memory one for tests (`memory`) that can crash at
 //! call n, drop, reorder or tear writes that were not synced, and fail any call. Both are single-threaded: futures
 //! are not `Send`.
 
 mod align;
 mod dma;
 pub mod memory;
+mod ram;
 
 use std::future::Future;
 use std::io;
@@ -73,6 +75,10 @@ pub trait Io: Clone + 'static {
     fn yield_now(&self) -> impl Future<Output = ()>;
     /// Time for people, ms UTC; may jump.
     fn wall_ms(&self) -> i64;
+    /// Time since some moment; never jumps.
+    fn uptime(&self) -> Duration;
+    /// Free bytes of the file system that `dir` is on.
+    fn free_bytes(&self, dir: &Path) -> impl Future<Output = io::Result<u64>>;
 }
 
 /// An open file.
@@ -91,6 +97,8 @@ pub trait IoFile {
     fn sync(&self) -> impl Future<Output = io::Result<()>>;
     /// Reserves the blocks of the first `len` bytes and sets the length.
     fn preallocate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+    /// Gives the blocks of `len` bytes at `position` back to the file system: they read as zeros, the length stays.
+    fn give_back(&self, position: u64, len: u64) -> impl Future<Output = io::Result<()>>;
     /// Closes it, telling what `Drop` could not.
     fn close(self) -> impl Future<Output = io::Result<()>>;
 }

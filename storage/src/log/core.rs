@@ -12,10 +12,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use equeue_record::{MasterEpoch, Offset};
 
+use super::fact::Fact;
 use super::flush::InFlight;
 use super::pending::{self, Pending, Room};
 use super::queue::Queues;
 use super::replay::Replay;
+use super::retire::Retiring;
 use super::segments::Segments;
 use super::snapshot::Snapshot;
 use super::stats::LogStats;
@@ -24,6 +26,7 @@ use crate::cache::Cache;
 use crate::format::{Chain, FlushKind, OpenBody, Salt, SegmentHeader};
 use crate::io::Io;
 use crate::producer_state::ProducerTable;
+use crate::retention::ClockWatch;
 use crate::state::StateTable;
 use crate::types::{LogId, Position, Ticket};
 
@@ -92,11 +95,18 @@ pub(super) enum Step {
     Stop,
 }
 
-/// A state entry that waits for its flush to become durable.
+/// A change of state that waits for its flush to become durable.
 pub(super) struct PendingEntry {
     pub(super) ticket: Ticket,
-    pub(super) key: Bytes,
-    pub(super) value: Option<Bytes>,
+    pub(super) change: Change,
+}
+
+/// What becomes true once it is durable.
+pub(super) enum Change {
+    /// An entry of the log's user.
+    State { key: Bytes, value: Option<Bytes> },
+    /// A fact of the log itself.
+    Fact(Fact),
 }
 
 /// The segment that flushes go to.
@@ -122,11 +132,19 @@ pub(super) struct Core<I: Io> {
     pub(super) last_time_ms: i64,
 
     pub(super) segments: Segments,
+    /// Durable: segments before it are retired.
+    pub(super) kept: Position,
+    pub(super) retiring: Retiring,
+    /// A retired segment, renamed, to be used again.
+    pub(super) spare: Option<SegmentHeader>,
+    pub(super) clock: ClockWatch,
     pub(super) stage: Stage,
     pub(super) active: Option<Active<I>>,
     pub(super) next: Next<I>,
     /// Runs of the active segment.
     pub(super) active_runs: usize,
+    /// The active segment begins with the OPEN after a crash.
+    pub(super) after_crash: bool,
     /// Where the next flush begins.
     pub(super) position: Position,
     pub(super) link: u32,
@@ -139,6 +157,11 @@ pub(super) struct Core<I: Io> {
     pub(super) flushed: Ticket,
     /// End of the last acknowledged flush.
     pub(super) durable_end: Position,
+    /// What is known to be synced; the same as `durable_end` unless messages are acknowledged before.
+    pub(super) synced_end: Position,
+    /// A pass of syncing is going on; one is to begin when its time has come.
+    pub(super) syncing: bool,
+    pub(super) sync_timer: bool,
     /// End of the last acknowledged flush that is worth an IDLE, and what the newest header says.
     pub(super) worth_covering: Position,
     pub(super) covered_to: Position,
@@ -148,6 +171,8 @@ pub(super) struct Core<I: Io> {
     pub(super) snapshot: Snapshot,
     pub(super) snapshot_turn: bool,
     pub(super) newest_snapshot: Option<Position>,
+    /// The complete snapshot before the newest.
+    pub(super) older_snapshot: Option<Position>,
 
     pub(super) closing: Closing,
     pub(super) disk_full: bool,
@@ -159,14 +184,14 @@ pub(super) struct Core<I: Io> {
 
 impl<I: Io> Core<I> {
     /// What a replay found, standing at the beginning of an empty log.
-    pub(super) fn new(dir: &Path, log: LogId, options: LogOptions, replay: Replay) -> Self {
+    pub(super) fn new(dir: &Path, log: LogId, options: LogOptions, mut replay: Replay) -> Self {
+        replay.bury();
         Self {
             log,
             dir: dir.to_owned(),
             cache: Cache::new(options.cache_bytes),
-            options,
             queues: replay.queues,
-            producers: replay.producers,
+            producers: replay.producers.replayed(options.producers_max),
             state: replay.state.finish(),
             state_next: replay.state_next,
             state_durable: replay.state_next,
@@ -176,10 +201,15 @@ impl<I: Io> Core<I> {
             durable: Ticket(0),
             last_time_ms: replay.last_time_ms,
             segments: Segments::default(),
+            kept: replay.kept,
+            retiring: Retiring::default(),
+            spare: None,
+            clock: ClockWatch::default(),
             stage: Stage::Running,
             active: None,
             next: Next::Preparing,
             active_runs: 0,
+            after_crash: false,
             position: Position(0),
             link: Chain::START,
             epoch: MasterEpoch(0),
@@ -188,6 +218,9 @@ impl<I: Io> Core<I> {
             next_flush: 0,
             flushed: Ticket(0),
             durable_end: Position(0),
+            synced_end: Position(0),
+            syncing: false,
+            sync_timer: false,
             worth_covering: Position(0),
             covered_to: Position(0),
             idle_asked: false,
@@ -195,10 +228,12 @@ impl<I: Io> Core<I> {
             snapshot: Snapshot::default(),
             snapshot_turn: false,
             newest_snapshot: replay.newest_snapshot,
+            older_snapshot: replay.older_snapshot,
             closing: Closing::No,
             disk_full: false,
             poison: None,
             stats: LogStats::default(),
+            options,
         }
     }
 
@@ -212,6 +247,7 @@ impl<I: Io> Core<I> {
     ) -> Self {
         self.position = chain.position;
         self.durable_end = chain.position;
+        self.synced_end = chain.position;
         self.worth_covering = chain.position;
         self.covered_to = chain.position;
         self.link = chain.link.unwrap_or(Chain::START);
@@ -242,7 +278,13 @@ impl<I: Io> Core<I> {
         match self.stage {
             Stage::Sealing | Stage::Opening => self.step_between_segments(),
             Stage::Running if self.in_flight.len() >= self.options.flush_depth => Step::Wait,
-            Stage::Running => self.step_running(),
+            Stage::Running if self.waits_for_sync() => Step::Wait,
+            Stage::Running => match self.step_running() {
+                Step::Snapshot { .. } | Step::Seal | Step::Clean | Step::Open if self.must_be_alone() => {
+                    Step::Wait
+                }
+                step => step,
+            },
         }
     }
 
@@ -312,7 +354,7 @@ impl<I: Io> Core<I> {
         }
     }
 
-    fn slice_has_place(&self) -> bool {
+    pub(super) fn slice_has_place(&self) -> bool {
         let most = super::snapshot::SLICE_BYTES_MAX;
         self.active.as_ref().is_some_and(|(header, _)| {
             pending::room(self.position, header.end(), most, most) != Room::NextSegment
@@ -360,6 +402,10 @@ impl<I: Io> Core<I> {
             runs: self.queues.run_count(),
             producers: self.producers.len(),
             disk_full: self.disk_full,
+            clock_jumped: !self.clock.is_believed(),
+            segments_kept: self.segments.len(),
+            stored_bytes: self.stored_bytes(),
+            queues: self.queues.len(),
             cache: self.cache.stats(),
             ..self.stats
         }
@@ -373,6 +419,7 @@ impl<I: Io> Core<I> {
             && self.pending.is_empty()
             && self.in_flight.is_empty()
             && self.covered_to < self.worth_covering
+            && self.unsynced() == 0
     }
 
     /// The kind of flush after which nothing is left to be covered.

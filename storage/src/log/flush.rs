@@ -12,7 +12,7 @@ use std::time::Instant;
 use equeue_record::{BROKER_PART_LEN, BrokerStamp, Offset, QueueKey, stamp};
 
 use super::assemble::{Body, Scratch, assemble};
-use super::core::{Closing, Core, Stage, Step};
+use super::core::{Change, Closing, Core, Stage, Step};
 use super::pending::{Item, next_begin, window_after, written_len};
 use super::{CommitLog, DurableListener};
 use crate::cache::Span;
@@ -172,7 +172,7 @@ impl<I: Io> Core<I> {
             snapshot: self.newest_snapshot,
             time_ms: self.last_time_ms,
             salt: segment.salt,
-            durable_to: self.durable_end,
+            durable_to: self.synced_end,
             next_salt: if kind == FlushKind::Seal { self.next_salt() } else { None },
         };
         if let Some(front) = memory.as_mut().first_chunk_mut::<FLUSH_HEADER_LEN>() {
@@ -185,7 +185,7 @@ impl<I: Io> Core<I> {
             memory: Rc::clone(&memory),
             segment: segment.position,
             at: self.position.0 - segment.position.0,
-            sync: !self.options.hazards.no_sync,
+            sync: !self.options.hazards.no_sync && self.syncs_itself(kind),
         };
         if kind == FlushKind::Data {
             self.snapshot_turn = true;
@@ -242,16 +242,22 @@ impl<I: Io> Core<I> {
         self.stats.written_bytes += header.written_len();
         self.durable = flight.last_ticket;
         self.durable_end = header.next();
+        self.note_synced(self.syncs_itself(header.kind) || self.options.hazards.no_sync);
         if Self::needs_covering(header.kind) {
             self.worth_covering = header.next();
         }
+        let mut facts = Vec::new();
         while self.pending_entries.front().is_some_and(|entry| entry.ticket <= self.durable) {
-            if let Some(entry) = self.pending_entries.pop_front() {
-                self.state.apply(&entry.key, entry.value.as_deref());
+            match self.pending_entries.pop_front().map(|entry| entry.change) {
+                Some(Change::State { key, value }) => self.state.apply(&key, value.as_deref()),
+                Some(Change::Fact(fact)) => facts.push(fact),
+                None => {}
             }
         }
         let mut queues = Vec::with_capacity(flight.runs.len());
         self.publish(&mut flight, &mut queues);
+        // Behind the runs: a queue that is no more may have some in this flush.
+        self.apply_facts(&facts);
         if let Some(slice) = flight.slice {
             self.slice_durable(&slice, header.written_len());
         } else if header.kind == FlushKind::Data {
@@ -316,7 +322,7 @@ impl<I: Io> CommitLog<I> {
             Ok(()) => {
                 let told = {
                     let mut core = self.inner.core.borrow_mut();
-                    core.stats.syncs += 1;
+                    core.stats.syncs += u64::from(sync);
                     core.stats.flush_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                     let mut told = Vec::with_capacity(2);
                     core.complete(number, &mut told);
@@ -341,6 +347,7 @@ impl<I: Io> CommitLog<I> {
             }
             self.inner.tickets.reached(last.ticket);
             self.watch_idle();
+            self.watch_sync();
         }
         self.inner.work.notify();
     }

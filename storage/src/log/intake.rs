@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, check_batch};
 
-use super::core::{Core, PendingEntry};
+use super::core::{Change, Core, PendingEntry};
+use super::fact::Fact;
 use super::pending::{Item, written_len};
 use super::{AppendError, Appended, AtomicPart};
 use crate::format::{BLOCK_BYTES, STATE_VALUE_BYTES_MAX};
@@ -14,6 +15,19 @@ use crate::types::Ticket;
 
 /// Largest atomic append of state entries that is taken while the disk is full.
 const RESERVE_UNIT_BYTES_MAX: usize = 64 << 10;
+/// Of the reserve: kept for what frees space, the log's own facts and snapshots.
+const FACTS_RESERVE_BYTES: u64 = 4 << 20;
+
+/// What an append holds, which decides whether a full disk takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intake {
+    /// Refused.
+    Messages,
+    /// Taken while the reserve lasts.
+    State,
+    /// Taken as long as there is any room at all.
+    Facts,
+}
 
 impl<I: Io> Core<I> {
     /// Takes a batch of a queue. See [`super::CommitLog::append`].
@@ -23,7 +37,7 @@ impl<I: Io> Core<I> {
         batch: Bytes,
         wall_ms: i64,
     ) -> Result<Appended, AppendError> {
-        self.check_intake(batch.len(), false)?;
+        self.check_intake(batch.len(), Intake::Messages)?;
         if self.queues.open_mut(queue).is_none() {
             return Err(AppendError::NoQueue { queue, log: self.log });
         }
@@ -46,11 +60,12 @@ impl<I: Io> Core<I> {
     ) -> Result<Ticket, AppendError> {
         let limit = self.options.batch_bytes_max();
         let only_state = parts.iter().all(|part| matches!(part, AtomicPart::State { .. }));
+        let intake = if only_state { Intake::State } else { Intake::Messages };
         let mut bytes = batches_len(&parts);
         let entries = entry_batch(&parts, limit.saturating_sub(bytes))
             .map_err(|DoNotFit| AppendError::TooLarge { bytes: bytes.max(limit) + 1, limit })?;
         bytes += entries.as_ref().map_or(0, Bytes::len);
-        self.check_intake(bytes, only_state)?;
+        self.check_intake(bytes, intake)?;
         let headers = self.check_parts(&parts)?;
         if bytes == 0 {
             // Nothing to write: durable as soon as what came before it.
@@ -67,7 +82,8 @@ impl<I: Io> Core<I> {
         for part in parts {
             match part {
                 AtomicPart::State { key, value } => {
-                    self.pending_entries.push_back(PendingEntry { ticket, key, value });
+                    let change = Change::State { key, value };
+                    self.pending_entries.push_back(PendingEntry { ticket, change });
                 }
                 AtomicPart::Batch { queue, batch } => {
                     left -= 1;
@@ -79,8 +95,24 @@ impl<I: Io> Core<I> {
         Ok(ticket)
     }
 
+    /// Takes a batch of facts; `facts` is what it says.
+    pub(super) fn append_fact_batch(
+        &mut self,
+        batch: Bytes,
+        facts: &[Fact],
+        wall_ms: i64,
+    ) -> Result<Ticket, AppendError> {
+        self.check_intake(batch.len(), Intake::Facts)?;
+        let header = check_batch(&batch)?;
+        let ticket = self.take_ticket();
+        self.push_batch(QueueKey::STATE, batch, &header, ticket, wall_ms, true);
+        let entry = |fact: &Fact| PendingEntry { ticket, change: Change::Fact(*fact) };
+        self.pending_entries.extend(facts.iter().map(entry));
+        Ok(ticket)
+    }
+
     /// Whether the log takes so many bytes now.
-    fn check_intake(&self, bytes: usize, only_state: bool) -> Result<(), AppendError> {
+    fn check_intake(&self, bytes: usize, what: Intake) -> Result<(), AppendError> {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
@@ -88,7 +120,7 @@ impl<I: Io> Core<I> {
         if bytes > limit {
             return Err(AppendError::TooLarge { bytes, limit });
         }
-        if self.disk_full && !(only_state && self.reserve_has_room(bytes)) {
+        if self.disk_full && !(what != Intake::Messages && self.reserve_has_room(bytes, what)) {
             return Err(AppendError::DiskFull);
         }
         let (pending, limit) = (self.pending.bytes(), self.options.pending_bytes_max);
@@ -99,11 +131,13 @@ impl<I: Io> Core<I> {
     }
 
     /// Whether the rest of the active segment holds what waits and `bytes` more, each in a flush of its own.
-    fn reserve_has_room(&self, bytes: usize) -> bool {
+    fn reserve_has_room(&self, bytes: usize, what: Intake) -> bool {
         let Some((header, _)) = &self.active else { return false };
+        // Nothing else can free space, so commits must not take the last of it.
+        let kept_back = if what == Intake::Facts { 0 } else { FACTS_RESERVE_BYTES.min(header.bytes / 4) };
         // What waits is counted twice: a unit that does not fit into a window leaves less than its own size unused.
         let waiting = 2 * written_len(self.pending.bytes()) as u64;
-        let needed = written_len(bytes) as u64 + waiting + 2 * BLOCK_BYTES;
+        let needed = written_len(bytes) as u64 + waiting + kept_back + 2 * BLOCK_BYTES;
         bytes <= RESERVE_UNIT_BYTES_MAX && self.position.plus(needed) <= header.end()
     }
 
@@ -114,10 +148,29 @@ impl<I: Io> Core<I> {
                 if self.queues.get(*queue).is_none_or(|known| !known.open) {
                     return Err(AppendError::NoQueue { queue: *queue, log: self.log });
                 }
-                headers.push(check_batch(batch)?);
+                let header = check_batch(batch)?;
+                self.check_room(*queue, &header, &headers)?;
+                headers.push(header);
             }
         }
         Ok(headers)
+    }
+
+    /// Whether the durable state of a batch's producer stays known, when it is recorded with those `before` it.
+    fn check_room(
+        &self,
+        queue: QueueKey,
+        header: &BatchHeader,
+        before: &[BatchHeader],
+    ) -> Result<(), AppendError> {
+        let id = header.producer_id;
+        // Batches of one producer for several queues are counted together: stricter than need be, and simple.
+        let more = before.iter().filter(|other| other.producer_id == id).count();
+        if id == NO_PRODUCER || self.producers.has_room(&(id, queue), more, self.durable) {
+            Ok(())
+        } else {
+            Err(AppendError::Busy { pending: self.pending.bytes(), limit: self.options.pending_bytes_max })
+        }
     }
 
     fn check_producer(&self, queue: QueueKey, header: &BatchHeader) -> Result<Verdict, AppendError> {

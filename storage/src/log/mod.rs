@@ -15,6 +15,7 @@ mod answer;
 mod assemble;
 mod core;
 mod error;
+mod fact;
 mod flush;
 mod gather;
 mod intake;
@@ -24,12 +25,14 @@ mod queue;
 mod read;
 mod recovery;
 mod replay;
+mod retire;
 mod roll;
 mod seal;
 mod segments;
 mod snapshot;
 mod stats;
 mod survey;
+mod sync;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -46,11 +49,14 @@ use self::core::{Closing, Core};
 pub use self::error::{AppendError, OpenError, ReadError};
 pub use self::options::{Hazards, LogOptions};
 use self::read::Reads;
+pub use self::retire::{RetainError, Retained, Stays};
 pub use self::stats::LogStats;
+pub use self::sync::SyncPolicy;
 use self::wait::{Event, TicketWaiters};
 pub use crate::cache::CacheStats;
 use crate::index::Indexes;
 use crate::io::Io;
+use crate::retention::{RetentionAdvisor, RetentionPolicy};
 use crate::types::{LogId, Position, Ticket};
 
 /// Bytes of a window, as a length in memory.
@@ -80,6 +86,8 @@ struct Inner<I: Io> {
     indexes: Indexes<I>,
     /// A task writes index files.
     indexing: Cell<bool>,
+    /// Held while an index is made again: two readers may find the same one damaged.
+    rebuilding: futures::lock::Mutex<()>,
     /// The flusher ended.
     stopped: Cell<bool>,
     /// Tasks that use files.
@@ -145,6 +153,54 @@ impl<I: Io> CommitLog<I> {
         let ticket = self.inner.core.borrow_mut().append_atomic(parts, wall_ms)?;
         self.inner.work.notify();
         Ok(ticket)
+    }
+
+    /// Lets queues begin at later offsets: what lies before is gone for readers at once when the ticket is durable, its
+    /// bytes go with their segments. An offset behind what is durable is taken for the durable end. Works on a full disk.
+    pub fn trim(&self, starts: &[(QueueKey, Offset)]) -> Result<Ticket, AppendError> {
+        let wall_ms = self.inner.io.wall_ms();
+        let mut core = self.inner.core.borrow_mut();
+        let mut facts = Vec::with_capacity(starts.len());
+        for (queue, start) in starts {
+            let known = core.queues.get(*queue).filter(|known| known.open);
+            let known = known.ok_or(AppendError::NoQueue { queue: *queue, log: core.log })?;
+            let start = (*start).min(known.durable_end);
+            if start > known.start {
+                facts.push(fact::Fact::Start(*queue, start));
+            }
+        }
+        let ticket = core.append_facts(&facts, wall_ms)?;
+        drop(core);
+        self.inner.work.notify();
+        Ok(ticket)
+    }
+
+    /// Forgets queues for ever: they take nothing and answer nothing from now on. Their keys must never be used again.
+    pub fn remove_queues(&self, queues: &[QueueKey]) -> Result<Ticket, AppendError> {
+        let wall_ms = self.inner.io.wall_ms();
+        let mut core = self.inner.core.borrow_mut();
+        let known = queues.iter().filter(|queue| core.queues.get(**queue).is_some());
+        let facts: Vec<_> = known.map(|queue| fact::Fact::Dead(*queue)).collect();
+        let ticket = core.append_facts(&facts, wall_ms)?;
+        for queue in queues {
+            core.queues.close(*queue);
+        }
+        drop(core);
+        self.inner.work.notify();
+        Ok(ticket)
+    }
+
+    /// One pass of retention: retires the oldest segments as far as `policy` lets them go. The log goes on meanwhile. To
+    /// be called every now and then; while one pass goes on another does nothing.
+    ///
+    /// # Errors
+    /// [`RetainError`]; the next pass goes on where this one ended.
+    pub async fn retain(
+        &self,
+        policy: &RetentionPolicy,
+        advisor: &dyn RetentionAdvisor,
+    ) -> Result<Retained, RetainError> {
+        self.retain_pass(policy, advisor).await
     }
 
     /// Everything at or below is synced.
@@ -262,6 +318,7 @@ impl<I: Io> CommitLog<I> {
                 reads: Reads::new(),
                 indexes: Indexes::new(),
                 indexing: Cell::new(false),
+                rebuilding: futures::lock::Mutex::new(()),
                 stopped: Cell::new(false),
                 busy: Cell::new(0),
                 stop: Event::default(),

@@ -1,5 +1,6 @@
 //! Settings of a log.
 
+use super::SyncPolicy;
 use crate::format::{BLOCK_BYTES, FLUSH_DEPTH_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_BYTES};
 
 /// Settings of a log. Every one has a default that works on a laptop.
@@ -25,6 +26,8 @@ pub struct LogOptions {
     pub idle_ms: u64,
     /// Producers remembered at the most (default 100,000).
     pub producers_max: usize,
+    /// When acknowledged messages are synced (default: before).
+    pub sync: SyncPolicy,
     /// Switches that only tests use; [`Hazards::default`] is the only safe value.
     pub hazards: Hazards,
 }
@@ -63,6 +66,7 @@ impl Default for LogOptions {
             snapshot_bytes: 256 << 20,
             idle_ms: 100,
             producers_max: 100_000,
+            sync: SyncPolicy::Always,
             hazards: Hazards::default(),
         }
     }

@@ -55,6 +55,13 @@ impl Queues {
         self.queues.entry(queue).or_default().open = true;
     }
 
+    /// The user knows it no more.
+    pub(crate) fn close(&mut self, queue: QueueKey) {
+        if let Some(known) = self.queues.get_mut(&queue) {
+            known.open = false;
+        }
+    }
+
     /// Runs in memory.
     pub(crate) fn run_count(&self) -> usize {
         self.runs
@@ -75,6 +82,25 @@ impl Queues {
         known.start = known.start.max(start);
         known.durable_end = known.durable_end.max(next).max(known.start);
         known.end = known.end.max(known.durable_end);
+    }
+
+    /// Everything before `offset` is gone.
+    pub(crate) fn raise_start(&mut self, queue: QueueKey, offset: Offset) {
+        if let Some(known) = self.queues.get_mut(&queue) {
+            known.start = known.start.max(offset.min(known.durable_end));
+        }
+    }
+
+    /// The queue is no more.
+    pub(crate) fn remove(&mut self, queue: QueueKey) {
+        if let Some(gone) = self.queues.remove(&queue) {
+            self.runs -= gone.runs.len();
+        }
+    }
+
+    /// Queues known.
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
     }
 
     /// Keys of all queues, in order.

@@ -27,6 +27,8 @@ use crate::types::Position;
 const LOADS_MAX: usize = 8;
 /// Disk reads that one read waits for at the most; then it gives what it has.
 const WAITS_MAX: usize = 8;
+/// Times that the window of one run is read: once by somebody who began before the run was there, once anew.
+const LOADS_PER_RUN: usize = 3;
 /// Files of older segments kept open.
 const FILES_MAX: usize = 64;
 
@@ -63,6 +65,16 @@ impl<I: Io> Reads<I> {
         }
     }
 
+    /// Lets go of the file of a segment.
+    pub(super) fn forget_file(&self, position: Position) -> Option<Rc<I::File>> {
+        self.files.borrow_mut().pop(&position)
+    }
+
+    /// No window is being read.
+    pub(super) fn is_idle(&self) -> bool {
+        self.loads.borrow().is_empty()
+    }
+
     /// Lets go of the files; those that a read still uses close when it is over.
     pub(super) fn take_files(&self) -> Vec<Rc<I::File>> {
         let mut files = self.files.borrow_mut();
@@ -97,6 +109,22 @@ impl<I: Io> CommitLog<I> {
     }
 
     pub(super) async fn read_any(
+        &self,
+        queue: QueueKey,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> Result<ReadBatches, ReadError> {
+        let answer = self.read_waiting(queue, offset, bytes_max).await;
+        match (answer, self.bounds(queue)) {
+            // What was being read was retired meanwhile.
+            (Err(_), Some(bounds)) if offset < bounds.start => {
+                Err(ReadError::OutOfRange { queue, offset, start: bounds.start, end: bounds.durable_end })
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn read_waiting(
         &self,
         queue: QueueKey,
         offset: Offset,
@@ -139,6 +167,17 @@ impl<I: Io> CommitLog<I> {
 
     /// First offset appended at or after `time_ms`.
     pub(super) async fn find_time(&self, queue: QueueKey, time_ms: i64) -> Result<Offset, ReadError> {
+        loop {
+            let before = self.bounds(queue).ok_or(ReadError::NoQueue { queue })?.start;
+            match self.find_time_once(queue, time_ms).await {
+                // What was looked at was retired meanwhile.
+                Err(_) if self.bounds(queue).is_some_and(|bounds| bounds.start > before) => {}
+                found => return found,
+            }
+        }
+    }
+
+    async fn find_time_once(&self, queue: QueueKey, time_ms: i64) -> Result<Offset, ReadError> {
         let (in_memory, bounds) = {
             let core = self.inner.core.borrow();
             let known =
@@ -173,11 +212,7 @@ impl<I: Io> CommitLog<I> {
     }
 
     async fn batch_at_time(&self, queue: QueueKey, run: &Run, time_ms: i64) -> Result<Offset, ReadError> {
-        let cached = self.inner.core.borrow_mut().cache.get(run.position, run.bytes as usize);
-        let span = match cached {
-            Some(span) => span,
-            None => self.load(window_of(run.position)).await?,
-        };
+        let span = self.span_of(run).await?;
         let damaged = |reason: String| self.inner.core.borrow().damaged(run.position, reason);
         let range = span
             .range(run.position, run.bytes as usize)
@@ -194,6 +229,26 @@ impl<I: Io> CommitLog<I> {
             rest = rest.get(len..).unwrap_or_default();
         }
         Ok(run.next_offset())
+    }
+
+    /// Memory with a whole run. A window that was being read for somebody else may end before what was flushed since, and
+    /// the flush's own memory may have left a small cache: then the window is read once more.
+    async fn span_of(&self, run: &Run) -> Result<Span, ReadError> {
+        let len = run.bytes as usize;
+        let mut span = None;
+        for _ in 0..LOADS_PER_RUN {
+            let cached = self.inner.core.borrow_mut().cache.get(run.position, len);
+            let found = match cached {
+                Some(span) => span,
+                None => self.load(window_of(run.position)).await?,
+            };
+            let is_whole = found.range(run.position, len).is_some();
+            span = Some(found);
+            if is_whole {
+                break;
+            }
+        }
+        Ok(span.expect("the loop above runs at least once"))
     }
 
     /// Starts reading windows that nobody waits for yet, while there is room for it.

@@ -6,6 +6,7 @@
 //! 3. After CLEAN the log goes on in the same segment. Otherwise a new segment begins with OPEN, which names the end;
 //!    the old rest is ignored for ever. A crash before OPEN is durable changes nothing, so it is harmless.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -65,9 +66,32 @@ impl<I: Io> Survey<I> {
         {
             self.sync(active.position).await?;
         }
-        let first = self.first_to_replay(used).await?;
-        let endings = self.endings_from(first).await?;
-        self.replay_from(first, used, &endings).await
+        let outcome = if let Some(outcome) = self.replay_newest(used).await? {
+            outcome
+        } else {
+            let first = self.first_to_replay(used).await?;
+            let endings = self.endings_from(first).await?;
+            self.replay_from(first, used, &endings).await?
+        };
+        match self.segments.first() {
+            Some(oldest) if oldest.position > outcome.replay.kept => Err(self.damaged(
+                outcome.replay.kept,
+                outcome.replay.kept,
+                format!("the segment is missing: the oldest one that is there begins at {}", oldest.position),
+            )),
+            _ => Ok(outcome),
+        }
+    }
+
+    /// Replays the newest segment; `None` when that is not enough. Mostly it is, because a snapshot follows each roll, and
+    /// then the segment is read once.
+    async fn replay_newest(&mut self, used: usize) -> Result<Option<Outcome>, OpenError> {
+        let newest = used.checked_sub(1).and_then(|last| Some((last, *self.segments.get(last)?)));
+        let Some((last, segment)) = newest else { return Ok(None) };
+        let endings = self.endings_from(last).await?;
+        let outcome = self.replay_from(last, used, &endings).await?;
+        let is_enough = outcome.replay.newest_snapshot.is_some_and(|begin| begin >= segment.position);
+        Ok((is_enough || segment.position == Position(0)).then_some(outcome))
     }
 
     /// The segment that the newest complete snapshot begins in.
@@ -142,10 +166,18 @@ impl<I: Io> Survey<I> {
     async fn go_on(self, outcome: Outcome) -> Result<CommitLog<I>, OpenError> {
         let Outcome { replay, chain, epoch, clean, used, first_replayed, ends, active_runs, found } = outcome;
         let mut segments = Segments::default();
+        let mut gone = VecDeque::new();
         for (index, header) in self.segments.iter().copied().enumerate().take(used) {
             let replayed = index.checked_sub(first_replayed);
             let end = replayed.and_then(|index| ends.get(index)).copied().unwrap_or(header.end());
-            segments.push(Segment { header, end, indexed: replayed.is_none() });
+            let (last_ms, given_back) = (None, false);
+            let segment = Segment { header, end, indexed: replayed.is_none(), last_ms, given_back };
+            if header.end() <= replay.kept {
+                // The last life ended before it had removed them.
+                gone.push_back(segment);
+            } else {
+                segments.push(segment);
+            }
         }
         let mut active = None;
         if let Some(last) = segments.last().filter(|_| clean) {
@@ -160,12 +192,13 @@ impl<I: Io> Survey<I> {
         let open_body =
             OpenBody { previous_end: chain.position, epoch: MasterEpoch(epoch.0.saturating_add(1)), cause };
         let Self { io, dir, log, options, .. } = self;
-        let core = Core::new(&dir, log, options, replay).going_on(
+        let mut core = Core::new(&dir, log, options, replay).going_on(
             (chain, epoch),
             (segments, active, next),
             (!clean).then_some(open_body),
             (active_runs, found.torn_bytes),
         );
+        core.retiring.gone = gone;
         Ok(CommitLog::assemble(io, dir, core))
     }
 }
@@ -187,12 +220,17 @@ impl<I: Io> CommitLog<I> {
                     source: io::Error::other(reason.to_string()),
                 }));
             }
-            let is_open =
-                core.stage == Stage::Running && core.open_body.is_none() && core.in_flight.is_empty();
+            let opening = core.in_flight.iter().any(|flight| flight.header.kind == FlushKind::Open);
+            let is_open = core.stage == Stage::Running && core.open_body.is_none() && !opening;
             (is_open || core.disk_full).then_some(Ok(()))
         };
         self.inner.work.until(ready).await?;
         self.begin_indexing();
+        // On a full disk OPEN is not written yet: the old end may still be asked for.
+        let is_open = self.inner.core.borrow().active.is_some();
+        if is_open {
+            self.inner.io.spawn(self.clone().give_back_tails());
+        }
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, RecordError, split_first};
 
 use super::LogOptions;
+use super::fact::Fact;
 use super::queue::{Queues, decode_bounds};
 use crate::fast_hash::FastMap;
 use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, OpenBody, SnapshotPrefix};
@@ -22,8 +23,14 @@ pub(super) struct Replay {
     pub(super) state_next: Offset,
     pub(super) last_time_ms: i64,
     pub(super) newest_snapshot: Option<Position>,
+    /// The complete snapshot before the newest, if the flushes replayed name it.
+    pub(super) older_snapshot: Option<Position>,
+    /// Segments before it are retired.
+    pub(super) kept: Position,
     /// Runs of the segment that is being replayed.
     pub(super) segment_runs: usize,
+    /// Queues that are no more. Their keys are never used again.
+    dead: Vec<QueueKey>,
     /// Next offset of each queue that had a batch, to notice gaps. A queue's bounds may come later, in a snapshot.
     next: FastMap<QueueKey, Offset>,
 }
@@ -32,20 +39,34 @@ impl Replay {
     pub(super) fn new(options: &LogOptions) -> Self {
         Self {
             queues: Queues::default(),
-            producers: ProducerTable::new(options.producers_max),
+            producers: ProducerTable::replaying(options.producers_max),
             state: StateReplay::default(),
             state_next: Offset(0),
             last_time_ms: 0,
             newest_snapshot: None,
+            older_snapshot: None,
+            kept: Position(0),
+            dead: Vec::new(),
             segment_runs: 0,
             next: FastMap::default(),
         }
     }
 
+    /// The replay is over: queues that are no more are forgotten.
+    pub(super) fn bury(&mut self) {
+        let dead = std::mem::take(&mut self.dead);
+        for queue in &dead {
+            self.queues.remove(*queue);
+        }
+        self.producers.forget_queues(&dead);
+    }
+
     /// Takes the next flush.
     pub(super) fn flush(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
         self.last_time_ms = self.last_time_ms.max(header.time_ms);
-        self.newest_snapshot = self.newest_snapshot.max(header.snapshot);
+        if header.snapshot > self.newest_snapshot {
+            self.older_snapshot = std::mem::replace(&mut self.newest_snapshot, header.snapshot);
+        }
         match header.kind {
             FlushKind::Data => self.data(header.position, body),
             FlushKind::Snapshot => self.slice(body),
@@ -58,11 +79,12 @@ impl Replay {
         let mut at = position.plus(FLUSH_HEADER_LEN as u64);
         let mut rest = body;
         let mut open: Option<(QueueKey, Run)> = None;
+        let mut facts = Vec::new();
         while !rest.is_empty() {
             let (header, len) = split_first(rest)?;
             let (batch, after) = rest.split_at_checked(len).unwrap_or((rest, &[]));
             if header.queue_key == QueueKey::STATE {
-                self.entries(position, &header, batch)?;
+                self.entries(position, &header, batch, &mut facts)?;
             } else {
                 self.batch(&header)?;
                 match &mut open {
@@ -74,7 +96,19 @@ impl Replay {
             rest = after;
         }
         self.close_run(open);
+        for fact in facts {
+            self.fact(fact);
+        }
         Ok(())
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        match fact {
+            Fact::Start(queue, start) => self.queues.merge(queue, start, start),
+            Fact::Kept(position) => self.kept = self.kept.max(position),
+            // A slice that was built before this was durable may still know the queue.
+            Fact::Dead(queue) => self.dead.push(queue),
+        }
     }
 
     fn close_run(&mut self, run: Option<(QueueKey, Run)>) {
@@ -98,14 +132,21 @@ impl Replay {
         Ok(())
     }
 
-    fn entries(&mut self, at: Position, header: &BatchHeader, batch: &[u8]) -> Result<(), BodyError> {
+    fn entries(
+        &mut self,
+        at: Position,
+        header: &BatchHeader,
+        batch: &[u8],
+        facts: &mut Vec<Fact>,
+    ) -> Result<(), BodyError> {
         self.state_next = self.state_next.max(header.next_offset());
-        for_each_entry(batch, |key, value| {
-            if let EntryKey::State(key) = key {
-                self.state.record(at, key, value);
-            }
+        let mut is_good = true;
+        for_each_entry(batch, |key, value| match (key, Fact::read(key, value)) {
+            (EntryKey::State(key), _) => self.state.record(at, key, value),
+            (_, Some(fact)) => facts.push(fact),
+            (_, None) => is_good = false,
         })?;
-        Ok(())
+        good_or("state entry", is_good)
     }
 
     fn slice(&mut self, body: &[u8]) -> Result<(), BodyError> {
@@ -127,7 +168,15 @@ impl Replay {
                 Some(stored) => self.producers.merge(producer, &stored),
                 None => is_good = false,
             },
+            key => match Fact::read(key, value) {
+                Some(fact) => self.fact(fact),
+                None => is_good = false,
+            },
         })?;
-        if is_good { Ok(()) } else { Err(RecordError::Field { field: "snapshot entry", value: 0 }.into()) }
+        good_or("snapshot entry", is_good)
     }
+}
+
+fn good_or(field: &'static str, is_good: bool) -> Result<(), BodyError> {
+    if is_good { Ok(()) } else { Err(RecordError::Field { field, value: 0 }.into()) }
 }

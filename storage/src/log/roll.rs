@@ -11,13 +11,16 @@ use std::time::Duration;
 use super::CommitLog;
 use super::core::{Closing, Core, Next, Prepared, RUNS_MAX, Stage};
 use super::segments::Segment;
-use crate::format::{Salt, SegmentHeader, prep_name};
-use crate::io::{Io, IoFile};
-use crate::segment::{Fill, Pace, Preparation, PrepareError, prepare_ahead};
+use crate::format::{BLOCK_BYTES, OpenCause, Salt, SegmentHeader, prep_name, segment_name};
+use crate::io::{Access, Io, IoFile};
+use crate::segment::{Fill, Pace, Preparation, PrepareError, prepare_ahead, reuse_segment};
 use crate::types::Position;
 
 /// How long to wait before a segment that could not be prepared is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The part of a segment that is worth giving back when it is not used.
+const WORTH_GIVING_BACK: u64 = 8;
 
 /// Zeros that the log waits for rather than go on in a segment without them: about 50 ms, where flushes into blocks
 /// that were never written take three times as long as others for the rest of the segment.
@@ -27,8 +30,26 @@ impl<I: Io> Core<I> {
     /// Size of the segment after the active one.
     fn next_bytes(&self) -> u64 {
         match &self.active {
+            // A crash uses up a segment: it must not double the next one too.
+            Some((header, _)) if self.after_crash => header.bytes.min(self.options.segment_bytes_max),
             Some((header, _)) => header.bytes.saturating_mul(2).min(self.options.segment_bytes_max),
             None => self.options.segment_bytes_first,
+        }
+    }
+
+    /// Whether a retired segment can be used again: it is as large as the next one must be, its blocks are all there,
+    /// and there is no other.
+    pub(super) fn wants_spare(&self, retired: &Segment) -> bool {
+        let bytes = retired.header.bytes;
+        let fits = bytes >= self.next_bytes() && bytes <= self.options.segment_bytes_max;
+        self.spare.is_none() && fits && !retired.given_back
+    }
+
+    /// Bytes of the segment that is prepared.
+    pub(super) fn next_bytes_stored(&self) -> u64 {
+        match &self.next {
+            Next::Ready(prepared) => prepared.header.bytes,
+            Next::Preparing => 0,
         }
     }
 
@@ -75,12 +96,15 @@ impl<I: Io> Core<I> {
             && self.active.is_some()
         {
             last.end = self.position;
+            last.last_ms = Some(self.last_time_ms);
         }
-        self.segments.push(Segment { header, end: header.first_flush(), indexed: false });
+        let (end, last_ms, given_back) = (header.first_flush(), None, false);
+        self.segments.push(Segment { header, end, indexed: false, last_ms, given_back });
         let before = self.active.replace((header, file));
         self.position = header.first_flush();
         self.active_runs = 0;
         self.stage = Stage::Running;
+        self.after_crash = self.open_body.as_ref().is_some_and(|open| open.cause == OpenCause::Crash);
         self.stats.segments += 1;
         self.stats.segments_late += u64::from(late);
         if self.segments.len() > 1 {
@@ -145,10 +169,35 @@ impl<I: Io> CommitLog<I> {
         };
         let created_ms = self.inner.io.wall_ms();
         let header = SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms };
+        let spare = self.inner.core.borrow_mut().spare.take();
+        if let Some(spare) = spare {
+            if spare.bytes >= bytes
+                && let Some(file) = self.reuse(&spare, SegmentHeader { bytes: spare.bytes, ..header }).await
+            {
+                return Ok(file);
+            }
+            // Of another size now, or not usable: its space may be what is wanted.
+            let _ = self.inner.io.remove(&self.inner.dir.join(prep_name(spare.position.0))).await;
+        }
         let pace = |zeroed| self.inner.core.borrow().pace(zeroed, bytes);
         let how = Preparation { pace: &pace, sync_dir };
         let (file, content) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
         Ok(Prepared { header, file: Rc::new(file), late: content == Fill::Reserved })
+    }
+
+    /// Makes the next segment out of a retired one.
+    async fn reuse(&self, spare: &SegmentHeader, header: SegmentHeader) -> Option<Prepared<I>> {
+        let sync_dir = !self.inner.core.borrow().options.hazards.no_dir_sync;
+        match reuse_segment(&self.inner.io, &self.inner.dir, spare.position, &header, sync_dir).await {
+            Ok(file) => {
+                self.inner.core.borrow_mut().stats.segments_recycled += 1;
+                Some(Prepared { header, file: Rc::new(file), late: false })
+            }
+            Err(error) => {
+                tracing::warn!(%error, cause = %error.source, "a retired segment could not be used again");
+                None
+            }
+        }
     }
 
     fn could_not_prepare(&self, position: Position, error: &PrepareError) {
@@ -162,6 +211,42 @@ impl<I: Io> CommitLog<I> {
         }
         drop(core);
         self.inner.work.notify();
+    }
+
+    /// Gives the blocks behind the end of segments that a crash ended back to the file system. OPEN is durable: whatever
+    /// lies there is no part of the log for ever. A file system that cannot do it keeps them until retention.
+    pub(super) async fn give_back_tails(self) {
+        let _busy = self.busy();
+        loop {
+            let ended = {
+                let core = self.inner.core.borrow();
+                let active = core.active.as_ref().map(|(header, _)| header.position);
+                let ended = |segment: &&Segment| {
+                    let tail = segment.header.end().0.saturating_sub(segment.end.0);
+                    let is_worth_it = tail >= segment.header.bytes / WORTH_GIVING_BACK;
+                    is_worth_it && !segment.given_back && Some(segment.header.position) != active
+                };
+                let may = active.is_some() && core.closing == Closing::No;
+                core.segments.iter().find(ended).copied().filter(|_| may)
+            };
+            let Some(segment) = ended else { return };
+            if let Err(error) = self.give_back_tail(&segment).await {
+                tracing::debug!(segment = %segment.header.position, %error, "the unused end of a segment stays");
+                return;
+            }
+            if let Some(known) = self.inner.core.borrow_mut().segments.at_mut(segment.header.position) {
+                known.given_back = true;
+            }
+        }
+    }
+
+    async fn give_back_tail(&self, segment: &Segment) -> std::io::Result<()> {
+        let path = self.inner.dir.join(segment_name(segment.header.position));
+        let file = self.inner.io.open(&path, Access::ReadWrite).await?;
+        let begin = segment.end.0.next_multiple_of(BLOCK_BYTES) - segment.header.position.0;
+        let given = file.give_back(begin, segment.header.bytes - begin).await;
+        let closed = file.close().await;
+        given.and(closed)
     }
 
     /// Writes the index files of sealed segments that have none, oldest first, unless that is going on already.

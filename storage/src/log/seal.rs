@@ -10,7 +10,7 @@ use super::core::Closing;
 use super::segments::Segment;
 use super::{CommitLog, ReadError};
 use crate::format::{Chain, FLUSH_HEADER_LEN, FlushKind, index_name, segment_name};
-use crate::index::{Entry, IndexError, IndexWriter, Lookup, Run, Search};
+use crate::index::{Entry, IndexError, IndexWriter, Lookup, Run, Search, walk_index};
 use crate::io::Io;
 use crate::segment::{BodyError, Ending, FirstFlush, ScanError, ScanRules, find_flush, scan_segment};
 use crate::types::Position;
@@ -104,7 +104,8 @@ impl<I: Io> CommitLog<I> {
             let core = self.inner.core.borrow();
             let known = core.queues.get(queue).and_then(|known| known.runs.first());
             let first_in_memory = known.map_or(Position(u64::MAX), |run| run.position);
-            (0, core.segments.before(first_in_memory))
+            let numbers = core.segments.before(first_in_memory);
+            (numbers.start, numbers.end)
         };
         let mut best = Vec::new();
         while low < high {
@@ -141,7 +142,8 @@ impl<I: Io> CommitLog<I> {
     /// Asks the index of segment number `at`, making it anew when it must be.
     async fn look(&self, at: usize, queue: QueueKey, search: Search) -> Result<Lookup, ReadError> {
         let segment = self.inner.core.borrow().segments.get(at).copied();
-        let Some(segment) = segment else { return Ok(Lookup::Absent) };
+        // Retired meanwhile: what is looked for lies further on, or is gone.
+        let Some(segment) = segment else { return Ok(Lookup::Before) };
         for attempt in 0..2 {
             let mut reads = 0;
             let place = (&self.inner.io, self.inner.dir.as_path());
@@ -155,11 +157,35 @@ impl<I: Io> CommitLog<I> {
                 Err(IndexError::Io(source)) => return Err(self.index_failed(&segment, source)),
             }
         }
-        Err(ReadError::Damaged {
+        Err(self.index_unusable(&segment))
+    }
+
+    /// Folds the entries of a segment's index, in order of queue and offset, into a new `T`; makes the index anew when
+    /// it must be.
+    pub(super) async fn fold_index<T: Default>(
+        &self,
+        segment: &Segment,
+        mut each: impl FnMut(&mut T, &Entry),
+    ) -> Result<T, ReadError> {
+        for attempt in 0..2 {
+            let mut folded = T::default();
+            let (io, dir) = (&self.inner.io, &self.inner.dir);
+            match walk_index(io, dir, &segment.header, |entry| each(&mut folded, entry)).await {
+                Ok(()) => return Ok(folded),
+                Err(IndexError::Unusable) if attempt == 0 => self.rebuild_index(segment).await?,
+                Err(IndexError::Unusable) => break,
+                Err(IndexError::Io(source)) => return Err(self.index_failed(segment, source)),
+            }
+        }
+        Err(self.index_unusable(segment))
+    }
+
+    fn index_unusable(&self, segment: &Segment) -> ReadError {
+        ReadError::Damaged {
             path: self.inner.dir.join(index_name(segment.header.position)),
             position: segment.header.position,
             reason: "the index was made anew and cannot be read".to_owned(),
-        })
+        }
     }
 
     fn index_failed(&self, segment: &Segment, source: io::Error) -> ReadError {
@@ -167,13 +193,18 @@ impl<I: Io> CommitLog<I> {
         ReadError::Io { path: self.inner.dir.join(index_name(position)), position, source }
     }
 
-    /// Makes an index from its segment.
+    /// Makes an index from its segment, unless another reader did meanwhile.
     async fn rebuild_index(&self, segment: &Segment) -> Result<(), ReadError> {
         let _busy = self.busy();
+        let before = self.inner.core.borrow().stats.index_rebuilds;
+        let _alone = self.inner.rebuilding.lock().await;
         let position = segment.header.position;
+        let others = self.inner.core.borrow().stats.index_rebuilds > before;
+        if others && walk_index(&self.inner.io, &self.inner.dir, &segment.header, |_| ()).await.is_ok() {
+            return Ok(());
+        }
         let path = self.inner.dir.join(index_name(position));
         tracing::warn!(path = %path.display(), "the index is missing or damaged and is made again");
-        self.inner.core.borrow_mut().stats.index_rebuilds += 1;
         let mut entries = self.entries_of(segment).await?;
         entries.sort_unstable_by_key(|entry| (entry.queue, entry.run.base_offset));
         let written = async {
@@ -185,6 +216,7 @@ impl<I: Io> CommitLog<I> {
         };
         written.await.map_err(|source| self.index_failed(segment, source))?;
         self.inner.indexes.forget(position);
+        self.inner.core.borrow_mut().stats.index_rebuilds += 1;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use equeue_record::QueueKey;
 
 use super::core::Core;
+use super::fact::Fact;
 use super::queue::{Queue, encode_bounds};
 use crate::format::{SNAPSHOT_PREFIX_LEN, SnapshotPrefix};
 use crate::io::Io;
@@ -65,6 +66,13 @@ impl Snapshot {
         self.stage != Stage::Idle && !self.in_flight
     }
 
+    /// One is to be written soon, unless one is being written.
+    pub(super) fn request_one(&mut self) {
+        if self.stage == Stage::Idle {
+            self.request();
+        }
+    }
+
     /// One is to be written soon.
     pub(super) fn request(&mut self) {
         match self.stage {
@@ -104,7 +112,8 @@ impl<I: Io> Core<I> {
     fn fill_slice(&self, left: &mut Left, batch: &mut EntryBatch) -> bool {
         if !left.offset_done {
             let bounds = Queue { durable_end: self.state_durable, ..Queue::default() };
-            left.offset_done = batch.push(EntryKey::Queue(QueueKey::STATE), Some(&encode_bounds(&bounds)));
+            left.offset_done = batch.push(EntryKey::Queue(QueueKey::STATE), Some(&encode_bounds(&bounds)))
+                && Fact::Kept(self.kept).push(batch);
         }
         while let Some(queue) = left.queues.last() {
             if let Some(known) = self.queues.get(*queue)
@@ -152,7 +161,7 @@ impl<I: Io> Core<I> {
             self.snapshot.left = Left { queues: self.queues.keys(), producers, ..Left::default() };
         }
         if slice.is_end {
-            self.newest_snapshot = Some(slice.begin);
+            self.older_snapshot = self.newest_snapshot.replace(slice.begin);
             self.stats.snapshots += 1;
             let again = self.snapshot.again;
             let bytes_since = self.snapshot.bytes_since;

@@ -4,6 +4,7 @@ use crate::cache::CacheStats;
 
 /// What a log did since it was opened, and how it stands. Cheap to take; counters only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of one another")]
 pub struct LogStats {
     /// Flushes that became durable.
     pub flushes: u64,
@@ -49,6 +50,26 @@ pub struct LogStats {
     pub runs: usize,
     /// Producers remembered now.
     pub producers: usize,
+    /// Segments retired.
+    pub segments_retired: u64,
+    /// Bytes of retired segments.
+    pub retired_bytes: u64,
+    /// Retired segments that were used again.
+    pub segments_recycled: u64,
+    /// Messages deleted that a group had still to consume.
+    pub unconsumed_deleted: u64,
+    /// Messages near the end of their retention that a group had still to consume.
+    pub unconsumed_near: u64,
+    /// A segment stays because a group has not consumed it.
+    pub retention_blocked: bool,
+    /// The clock jumped: no segment goes by its age.
+    pub clock_jumped: bool,
+    /// Segments with messages now.
+    pub segments_kept: usize,
+    /// Bytes on disk now, prepared segments counted.
+    pub stored_bytes: u64,
+    /// Queues known now.
+    pub queues: usize,
     /// Producers are refused for want of space now.
     pub disk_full: bool,
     /// The log failed.

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::format::{FileName, SEGMENT_HEADER_LEN, SegmentHeader, WINDOW_BYTES, prep_name, segment_name};
 use crate::io::{Access, Io, IoFile};
+use crate::types::Position;
 
 /// What is in a segment before its first flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +133,33 @@ pub async fn prepare_ahead<I: Io>(
     Ok(prepared)
 }
 
+/// Makes a segment of a retired one, which was renamed to the `prep-*.tmp` of its position and that synced: its blocks
+/// are written already. A new salt makes what it holds mean nothing. `header.bytes` is its size.
+pub async fn reuse_segment<I: Io>(
+    io: &I,
+    dir: &Path,
+    retired: Position,
+    header: &SegmentHeader,
+    sync_dir: bool,
+) -> Result<I::File, PrepareError> {
+    let temporary = dir.join(prep_name(retired.0));
+    let file = io.open(&temporary, Access::ReadWrite).await.map_err(failed(&temporary, "opening"))?;
+    write_header(io, &file, header).await.map_err(failed(&temporary, "writing the header"))?;
+    file.sync().await.map_err(failed(&temporary, "syncing"))?;
+    let path = dir.join(segment_name(header.position));
+    io.rename(&temporary, &path).await.map_err(failed(&path, "renaming to it"))?;
+    if sync_dir {
+        io.sync_dir(dir).await.map_err(failed(dir, "syncing"))?;
+    }
+    Ok(file)
+}
+
+async fn write_header<I: Io>(io: &I, file: &I::File, header: &SegmentHeader) -> io::Result<()> {
+    let mut block = io.allocate(SEGMENT_HEADER_LEN);
+    block.as_mut().copy_from_slice(&header.encode());
+    write_whole(file, Rc::new(block), 0).await
+}
+
 async fn write_prepared<I: Io>(
     io: &I,
     path: &Path,
@@ -141,9 +169,7 @@ async fn write_prepared<I: Io>(
     let file = io.open(path, Access::CreateNew).await.map_err(failed(path, "creating"))?;
     file.preallocate(header.bytes).await.map_err(failed(path, "reserving space"))?;
     let content = write_zeros(io, &file, header.bytes, pace).await.map_err(failed(path, "writing zeros"))?;
-    let mut block = io.allocate(SEGMENT_HEADER_LEN);
-    block.as_mut().copy_from_slice(&header.encode());
-    write_whole(&file, Rc::new(block), 0).await.map_err(failed(path, "writing the header"))?;
+    write_header(io, &file, header).await.map_err(failed(path, "writing the header"))?;
     file.sync().await.map_err(failed(path, "syncing"))?;
     Ok((file, content))
 }

@@ -104,9 +104,8 @@ impl TailSearch {
         for block in bytes.chunks(ALIGN) {
             if let Some(header) = header_at(&self.segment, at, block) {
                 self.take(at, header.durable_to);
-            }
-            if block.iter().any(|byte| *byte != 0) {
-                self.written_to = self.written_to.max(at.plus(BLOCK_BYTES));
+                // Bytes without a header of this segment tell nothing: a file that was used before is full of them.
+                self.written_to = self.written_to.max(at.plus(header.written_len()).min(self.segment.end()));
             }
             at = at.plus(BLOCK_BYTES);
         }
@@ -118,8 +117,8 @@ impl TailSearch {
         }
     }
 
-    /// `Ok` with the bytes of a torn tail up to the last one that is not zero (0: nothing was written), or what is
-    /// damaged.
+    /// `Ok` with the bytes of a torn tail, up to the end of the last flush that a header tells of (0: no flush was
+    /// written, and what of others is there has no header, so it can be written over), or what is damaged.
     ///
     /// # Errors
     /// The damage.

@@ -32,7 +32,7 @@ pub enum EndKind {
     },
     /// With nothing that can be read, and nothing that was acknowledged.
     Tail {
-        /// Bytes behind the end, up to the last that is not zero. 0: nothing was in flight.
+        /// Bytes behind the end, up to the end of the last flush that a header tells of. 0: none was in flight.
         torn_bytes: u64,
     },
     /// Where a later OPEN says.

@@ -79,6 +79,8 @@ pub enum CallKind {
     Write,
     Sync,
     Preallocate,
+    GiveBack,
+    FreeBytes,
     Close,
 }
 
@@ -372,6 +374,16 @@ impl Io for MemoryIo {
         let passed = i64::try_from(self.now().as_millis()).unwrap_or(i64::MAX);
         WALL_MS.saturating_add(passed).saturating_add(self.world.wall_offset_ms.get())
     }
+
+    fn uptime(&self) -> Duration {
+        self.now()
+    }
+
+    async fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        self.call(CallKind::FreeBytes, dir, 0, 0).await?;
+        let disk = self.world.disk.borrow();
+        Ok(disk.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used()) as u64))
+    }
 }
 
 /// An open file of a [`MemoryIo`].
@@ -454,6 +466,24 @@ impl IoFile for MemoryFile {
         let mut inode = self.inode.borrow_mut();
         inode.submit(number, 0, Vec::new(), len);
         inode.complete(number);
+        Ok(())
+    }
+
+    /// Zeros, as a program sees it: what is given back counts as used all the same.
+    async fn give_back(&self, position: u64, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+        let begin = aligned(position, len)?;
+        if !self.can_write {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        let (number, fault) = self.io.begin(CallKind::GiveBack, &self.path, position, len).await;
+        let end = self.inode.borrow().live().len().min(begin.saturating_add(len));
+        self.inode.borrow_mut().submit(number, begin, vec![0; end.saturating_sub(begin)], 0);
+        self.io.latency().await;
+        if let Some(Fault::Error(code)) = fault {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        self.inode.borrow_mut().complete(number);
         Ok(())
     }
 

@@ -1,0 +1,57 @@
+//! The task that carries out the retention of one log.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use equeue_storage::io::Io as _;
+
+use super::advice::Advice;
+use super::log_policy;
+use crate::broker::Phase;
+use crate::config::StorageMode;
+use crate::shard::state::Shard;
+
+/// Longest time between two looks at whether the broker stops.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Time between two looks at a log in memory.
+const CHECK_MS_IN_MEMORY: u64 = 20;
+
+/// Lets go what the settings let go, again and again, until the broker stops.
+pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
+    let advice = Advice { shard: Rc::clone(&shard), place };
+    let config = &shard.broker.config;
+    // Memory fills in a moment.
+    let in_memory = config.storage.mode == StorageMode::Memory;
+    let check_ms = if in_memory { CHECK_MS_IN_MEMORY } else { config.retention.check_ms };
+    let every = u128::from(check_ms);
+    let mut waited = 0;
+    loop {
+        let pause = PAUSE_MAX.min(Duration::from_millis(check_ms));
+        shard.io.sleep(pause).await;
+        if shard.broker.phase() == Phase::Stopping {
+            return;
+        }
+        waited += pause.as_millis();
+        if shard.broker.phase() != Phase::Ready || waited < every {
+            continue;
+        }
+        waited = 0;
+        pass(&shard, place, &advice).await;
+    }
+}
+
+async fn pass(shard: &Shard, place: usize, advice: &Advice) {
+    let Some(host) = shard.logs.get(place) else { return };
+    let policy = log_policy(&shard.broker.config, shard.broker.logs, []);
+    match host.log.retain(&policy, advice).await {
+        Ok(done) if done.segments > 0 => {
+            tracing::info!(log = %host.id, segments = done.segments, bytes = done.bytes, "old segments are gone");
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(log = %host.id, %error, cause = error.source().map(tracing::field::display),
+                "retention stopped early; it is tried again");
+        }
+    }
+}
