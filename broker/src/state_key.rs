@@ -11,6 +11,13 @@ pub(crate) const TOPIC: u8 = 0x02;
 /// Any log: progress of a group in a queue of that log, by queue and group.
 pub(crate) const GROUP_OFFSET: u8 = 0x10;
 
+/// Any log: marks of delayed messages, by target queue and block.
+pub(crate) const DELAY_BLOCK: u8 = 0x20;
+/// Any log: up to where all delayed messages for a queue are done, by target queue. There is one for each delay queue.
+pub(crate) const DELAY_FLOOR: u8 = 0x21;
+/// Any log: marks of messages that a group handed back, by queue, group and block.
+pub(crate) const HANDED_BACK: u8 = 0x22;
+
 /// The key of the queue counter.
 pub(crate) fn queue_counter() -> Vec<u8> {
     vec![QUEUE_COUNTER]
@@ -36,6 +43,60 @@ pub(crate) fn group_offsets(queue: QueueKey) -> Vec<u8> {
 pub(crate) fn group_offset(queue: QueueKey, group: &str) -> Vec<u8> {
     let mut key = group_offsets(queue);
     key.extend_from_slice(group.as_bytes());
+    key
+}
+
+/// What the keys of a target queue's delay marks begin with.
+pub(crate) fn delay_blocks(target: QueueKey) -> Vec<u8> {
+    of_queue(DELAY_BLOCK, target)
+}
+
+/// The key of a block of delay marks.
+pub(crate) fn delay_block(target: QueueKey, block: u64) -> Vec<u8> {
+    let mut key = delay_blocks(target);
+    key.extend_from_slice(&block.to_be_bytes());
+    key
+}
+
+/// The key of the floor of a target queue's delay marks.
+pub(crate) fn delay_floor(target: QueueKey) -> Vec<u8> {
+    of_queue(DELAY_FLOOR, target)
+}
+
+/// Reads the target queue off the rest of a key of [`DELAY_FLOOR`].
+pub(crate) fn read_queue(rest: &[u8]) -> Option<QueueKey> {
+    rest.try_into().ok().map(|bytes| QueueKey(u64::from_be_bytes(bytes)))
+}
+
+/// Reads the block off the end of a key.
+pub(crate) fn read_block(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// What the keys of all groups' hand-back marks in a queue begin with.
+pub(crate) fn handed_back_in(queue: QueueKey) -> Vec<u8> {
+    of_queue(HANDED_BACK, queue)
+}
+
+/// What the keys of a group's hand-back marks in a queue begin with.
+pub(crate) fn handed_back_by(queue: QueueKey, group: &str) -> Vec<u8> {
+    let mut key = handed_back_in(queue);
+    key.push(u8::try_from(group.len()).expect("a group's name is checked to be shorter than 256 bytes"));
+    key.extend_from_slice(group.as_bytes());
+    key
+}
+
+/// The key of a block of a group's hand-back marks.
+pub(crate) fn handed_back(queue: QueueKey, group: &str, block: u64) -> Vec<u8> {
+    let mut key = handed_back_by(queue, group);
+    key.extend_from_slice(&block.to_be_bytes());
+    key
+}
+
+fn of_queue(kind: u8, queue: QueueKey) -> Vec<u8> {
+    let mut key = Vec::with_capacity(32);
+    key.push(kind);
+    key.extend_from_slice(&queue.0.to_be_bytes());
     key
 }
 

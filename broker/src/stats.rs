@@ -102,12 +102,16 @@ pub struct LogStats {
     pub clock_jumped: Figure,
     /// Bytes that wait for a flush.
     pub pending_bytes: Figure,
+    /// Delayed messages that wait.
+    pub delayed: Figure,
     /// Reads answered by the cache.
     pub cache_hits: Figure,
     /// Reads that needed the disk.
     pub cache_misses: Figure,
     /// From the append of a request to its durability.
     pub durable_wait: Histogram,
+    /// From when a delayed message was due to the append that delivered it.
+    pub delay_late: Histogram,
 }
 
 /// Figures of one shard.
@@ -147,6 +151,18 @@ pub struct ShardStats {
     pub bytes_filtered: Figure,
     /// Commits of offsets, queues counted.
     pub offsets_committed: Figure,
+    /// Messages taken to be delivered later.
+    pub delayed_accepted: Figure,
+    /// Delayed messages delivered.
+    pub delayed_delivered: Figure,
+    /// Delayed messages cancelled.
+    pub delayed_cancelled: Figure,
+    /// Delayed messages that could not be read or delivered.
+    pub delayed_stuck: Figure,
+    /// Messages that groups handed back.
+    pub handed_back: Figure,
+    /// Of them, those that became dead letters.
+    pub dead_letters: Figure,
     /// Open connections.
     pub connections: Figure,
     /// Connections served so far.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use equeue_net::api::AckLevel;
@@ -65,6 +66,20 @@ impl<'a> Message<'a> {
         self
     }
 
+    /// Not to be seen by consumers before this time, ms UTC. Such messages have no order.
+    #[must_use]
+    pub fn deliver_at(mut self, time_ms: i64) -> Self {
+        self.deliver_at_ms = Some(time_ms);
+        self
+    }
+
+    /// Not to be seen by consumers before so long from now.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.deliver_at(wall_ms().saturating_add(delay_ms))
+    }
+
     /// To the queue of this ordinal.
     #[must_use]
     pub fn queue(mut self, ordinal: u32) -> Self {
@@ -90,9 +105,9 @@ pub struct Receipt {
     pub broker: Arc<str>,
     /// Ordinal of the queue in the topic.
     pub queue: u32,
-    /// The queue's key on its broker.
+    /// The queue's key on its broker; for a delayed message that of the hidden queue where it waits.
     pub queue_key: QueueKey,
-    /// Its offset in the queue.
+    /// Its offset in the queue; for a delayed message its place where it waits, see [`Receipt::place`].
     pub offset: Offset,
     /// Broker's time at append, ms UTC.
     pub append_time_ms: i64,
@@ -105,6 +120,16 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// The message waits until it is due.
+    pub fn is_delayed(&self) -> bool {
+        self.queue_key.is_delay_queue()
+    }
+
+    /// Ordinal of its queue and its offset there; a delayed message has no place before it is due.
+    pub fn place(&self) -> Option<(u32, Offset)> {
+        (!self.is_delayed()).then_some((self.queue, self.offset))
+    }
+
     /// The message's id: opaque, printable, names it for ever.
     pub fn id(&self) -> MessageId {
         MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
@@ -199,4 +224,10 @@ impl Received {
     pub fn id(&self) -> MessageId {
         MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
     }
+}
+
+/// Now, ms UTC.
+pub(crate) fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

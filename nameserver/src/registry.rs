@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use equeue_net::Code;
 use equeue_net::api::{BrokerEntry, BrokerRole, RegisterBroker, Status, TopicSnapshot};
+use equeue_net::hidden::valid_topic;
 use equeue_net::limits::valid_name;
 
 use crate::routes;
@@ -216,8 +217,9 @@ impl Registry {
 }
 
 fn check_names(broker: &BrokerEntry, topics: &[TopicSnapshot]) -> Result<(), Status> {
-    let mut names = [&broker.cluster, &broker.name].into_iter().chain(topics.iter().map(|topic| &topic.name));
-    match names.find(|name| !valid_name(name)) {
+    let mut names = [&broker.cluster, &broker.name].into_iter().filter(|name| !valid_name(name));
+    let mut topics = topics.iter().map(|topic| &topic.name).filter(|name| !valid_topic(name));
+    match names.next().or_else(|| topics.next()) {
         Some(name) => Err(Status::new(Code::Invalid, format!("{name:?} is no valid name"))),
         None if broker.address.is_empty() => Err(Status::new(Code::Invalid, "the broker tells no address")),
         None => Ok(()),

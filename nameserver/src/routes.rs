@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use equeue_net::Code;
-use equeue_net::api::{BrokerRole, QueueRoute, TopicRoute, TopicSnapshot};
+use equeue_net::api::{BrokerRole, QueueEntry, QueueRoute, TopicRoute, TopicSnapshot};
+use equeue_net::hidden::is_hidden;
 
 use crate::registry::{Cluster, Registration};
 
@@ -25,6 +26,9 @@ pub struct Conflict {
 
 /// The route of a topic; unknown ones have the code `TOPIC_NOT_FOUND` and no queues.
 pub fn route(cluster: &Cluster, topic: &str) -> TopicRoute {
+    if is_hidden(topic) {
+        return hidden_route(cluster, topic);
+    }
     let Some(map) = newest(cluster, topic) else {
         return TopicRoute {
             name: topic.to_owned(),
@@ -46,6 +50,26 @@ pub fn route(cluster: &Cluster, topic: &str) -> TopicRoute {
         live: own.get(broker.as_str()).and_then(|queues| queues.get(&ordinal)).copied(),
     });
     TopicRoute { name: topic.to_owned(), code: Code::Ok, version: map.version, queues: queues.collect() }
+}
+
+/// The route of a topic that brokers make for a group: the queues of all live brokers, by broker and log. There is no
+/// version to compare: what is told last counts.
+fn hidden_route(cluster: &Cluster, topic: &str) -> TopicRoute {
+    let mut brokers: Vec<_> = told(cluster, topic).collect();
+    brokers.sort_unstable_by(|(one, _), (other, _)| one.broker.name.cmp(&other.broker.name));
+    let queues = brokers
+        .iter()
+        .flat_map(|(broker, snapshot)| snapshot.queues.iter().map(|queue| (&broker.broker.name, *queue)));
+    let queues: Vec<QueueRoute> = (0_u32..)
+        .zip(queues)
+        .map(|(ordinal, (broker, queue))| QueueRoute {
+            ordinal,
+            broker: broker.clone(),
+            live: Some(QueueEntry { ordinal, ..queue }),
+        })
+        .collect();
+    let code = if queues.is_empty() { Code::TopicNotFound } else { Code::Ok };
+    TopicRoute { name: topic.to_owned(), code, version: u64::from(!queues.is_empty()), queues }
 }
 
 /// The names of all topics that a live broker tells of.
@@ -94,7 +118,7 @@ pub fn new_conflicts(
     topics: &BTreeMap<String, TopicSnapshot>,
 ) -> Vec<Conflict> {
     let mut conflicts = Vec::new();
-    for (name, snapshot) in topics {
+    for (name, snapshot) in topics.iter().filter(|(name, _)| !is_hidden(name)) {
         let told_before = before.and_then(|before| before.get(name));
         if told_before.is_some_and(|old| old.version == snapshot.version && old.map == snapshot.map) {
             continue;
@@ -144,6 +168,23 @@ mod tests {
         assert_eq!(route.queues.iter().map(|queue| queue.ordinal).collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(route.queues[3].broker, "gone");
         assert_eq!(route.queues[1].live.unwrap().ordinal, 1);
+    }
+
+    #[test]
+    fn a_hidden_topic_is_what_all_live_brokers_have_of_it() {
+        let name = "%RETRY%billing";
+        let registry = registry(vec![
+            ("b", vec![topic(name, 1, &["b", "b"], "b")]),
+            ("a", vec![topic(name, 1, &["a"], "a")]),
+        ]);
+        let cluster = &registry.clusters()["default"];
+        let route = route(cluster, name);
+        let told: Vec<_> = route.queues.iter().map(|queue| (queue.ordinal, queue.broker.as_str())).collect();
+        assert_eq!((route.code, told), (Code::Ok, vec![(0, "a"), (1, "b"), (2, "b")]));
+        assert!(
+            route.queues.iter().all(|queue| queue.live.is_some_and(|live| live.ordinal == queue.ordinal))
+        );
+        assert_eq!(super::route(cluster, "%RETRY%other").code, Code::TopicNotFound);
     }
 
     #[test]

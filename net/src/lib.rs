@@ -7,6 +7,7 @@ pub mod api;
 mod code;
 mod codec;
 pub mod frame;
+pub mod hidden;
 pub mod limits;
 pub mod preamble;
 mod schema;

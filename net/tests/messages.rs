@@ -416,8 +416,8 @@ fn hand_back_and_delay() {
     let reason = HandBack::decode(&header).unwrap().items[0].reason.clone();
     assert_eq!(reason, "ä".repeat(REASON_BYTES_MAX / 2));
     check_both(
-        &CancelDelayed { queue: QueueKey(u64::MAX), offset: Offset(2) },
-        &CancelDelayedAnswer { status: status(), was_pending: true },
+        &CancelDelayed { queue: QueueKey(u64::MAX), offset: Offset(2), dry_run: true },
+        &CancelDelayedAnswer { status: status(), was_pending: true, due_ms: -5 },
     );
 }
 

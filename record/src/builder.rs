@@ -95,6 +95,16 @@ impl BatchBuilder {
         self.flags = self.flags.with(BatchFlags::CONTROL);
     }
 
+    /// Marks the batch as one whose records are to be delivered when they are due.
+    pub fn set_delayed(&mut self) {
+        self.flags = self.flags.with(BatchFlags::DELAYED);
+    }
+
+    /// Whether it is marked so.
+    pub const fn is_delayed(&self) -> bool {
+        self.flags.has(BatchFlags::DELAYED)
+    }
+
     /// Records so far.
     pub const fn record_count(&self) -> u32 {
         self.record_count

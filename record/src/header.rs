@@ -11,7 +11,7 @@
 //! 36     4   length               bytes of the whole batch, this header included
 //! 40     1   version
 //! 41     1   codec                0 none, 1 lz4, 2 zstd
-//! 42     2   flags                bit 0 control, 1 transactional, 2 time type, 3 tag hashes follow
+//! 42     2   flags                bit 0 control, 1 transactional, 2 time type, 3 tag hashes follow, 4 delayed
 //! 44     4   record_count         1..
 //! 48     8   producer_id          -1: none
 //! 56     4   base_sequence        wrapping i32
@@ -62,7 +62,9 @@ impl BatchFlags {
     pub const APPEND_TIME: Self = Self(1 << 2);
     /// A tag hash of each record follows the records.
     pub const TAG_HASHES: Self = Self(1 << 3);
-    const KNOWN: u16 = 0b1111;
+    /// The records have times before which they are not to be delivered: the broker keeps the batch until then.
+    pub const DELAYED: Self = Self(1 << 4);
+    const KNOWN: u16 = 0b1_1111;
 
     /// The bits as stored.
     pub const fn bits(self) -> u16 {
@@ -249,6 +251,13 @@ impl BatchHeader {
         head[80..84].copy_from_slice(&self.records_len.to_le_bytes());
         head[84..88].fill(0);
     }
+}
+
+/// Whether the batch that `bytes` begins with says that its records are delayed. One look at its flags: nothing else of
+/// it is checked.
+pub fn is_delayed(bytes: &[u8]) -> bool {
+    let flags = bytes.get(42..44).and_then(|field| field.try_into().ok()).map_or(0, u16::from_le_bytes);
+    BatchFlags(flags).has(BatchFlags::DELAYED)
 }
 
 /// Writes what the broker assigns; `producer_crc` (bytes `28..32`) is kept and taken under the stamp's own check.

@@ -21,6 +21,27 @@ pub struct MasterEpoch(pub u32);
 impl QueueKey {
     /// The key of batches that carry state records instead of messages.
     pub const STATE: Self = Self(0);
+
+    /// Set in the key of the hidden queue where messages for a queue wait until they are due; the rest of the key is that
+    /// queue's. No key that a catalog gives has it.
+    pub const DELAY_BIT: u64 = 1 << 39;
+
+    /// The hidden queue where messages for this one wait until they are due.
+    #[must_use]
+    pub const fn delay_queue(self) -> Self {
+        Self(self.0 | Self::DELAY_BIT)
+    }
+
+    /// Whether it is such a hidden queue.
+    pub const fn is_delay_queue(self) -> bool {
+        self.0 & Self::DELAY_BIT != 0
+    }
+
+    /// The queue that messages of a delay queue are for; any other queue itself.
+    #[must_use]
+    pub const fn target(self) -> Self {
+        Self(self.0 & !Self::DELAY_BIT)
+    }
 }
 
 impl Offset {

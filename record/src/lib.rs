@@ -17,6 +17,7 @@ mod header;
 mod ids;
 mod message_id;
 mod record;
+pub mod system;
 mod varint;
 mod view;
 
@@ -27,7 +28,7 @@ pub use error::RecordError;
 pub use hash::{key_hash, tag_hash};
 pub use header::{
     BATCH_HEADER_LEN, BATCH_VERSION, BROKER_PART_LEN, BatchFlags, BatchHeader, BrokerStamp, NO_PRODUCER,
-    RECORDS_BYTES_MAX, RECORDS_MAX, stamp,
+    RECORDS_BYTES_MAX, RECORDS_MAX, is_delayed, stamp,
 };
 pub use ids::{MasterEpoch, Offset, QueueKey};
 pub use message_id::{ID_CHARS, MessageId, MessageIdError};

@@ -14,6 +14,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::error::RecordError;
 use crate::ids::Offset;
 use crate::varint;
 
@@ -67,6 +68,7 @@ pub struct Record<'a> {
     pub body: Option<&'a [u8]>,
     headers: &'a [u8],
     header_count: usize,
+    encoded: &'a [u8],
 }
 
 /// A header of a record.
@@ -172,6 +174,7 @@ impl<'a> Record<'a> {
         offset: Offset,
         base_create_time_ms: i64,
     ) -> Result<Self, &'static str> {
+        let encoded = bytes;
         let rest = &mut bytes;
         let (&attributes, after) = rest.split_first().ok_or("attributes")?;
         *rest = after;
@@ -200,7 +203,26 @@ impl<'a> Record<'a> {
             body: has(HAS_BODY).then_some(*rest),
             headers,
             header_count,
+            encoded,
         })
+    }
+
+    /// Reads a record from [`Record::encoded`], given the batch's base create time.
+    ///
+    /// # Errors
+    /// When the bytes are not a record.
+    pub fn from_encoded(
+        bytes: &'a [u8],
+        offset: Offset,
+        base_create_time_ms: i64,
+    ) -> Result<Self, RecordError> {
+        Self::decode(bytes, offset, base_create_time_ms)
+            .map_err(|what| RecordError::Record { index: 0, what })
+    }
+
+    /// Its bytes in the batch: to be kept without the batch, and read by [`Record::from_encoded`].
+    pub const fn encoded(&self) -> &'a [u8] {
+        self.encoded
     }
 
     /// Its headers, in the order they were given.

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use equeue_record::{
     BATCH_HEADER_LEN, BROKER_PART_LEN, BatchBuilder, BatchFlags, BatchHeader, BatchView, BrokerStamp, Codec,
-    Decompressor, MasterEpoch, Offset, ProducerStamp, PushError, QueueKey, RecordError, RecordFields,
-    check_batch, restamp_producer, split_first, stamp, tag_hash, tag_hashes,
+    Decompressor, MasterEpoch, Offset, ProducerStamp, PushError, QueueKey, Record, RecordError, RecordFields,
+    check_batch, is_delayed, restamp_producer, split_first, stamp, tag_hash, tag_hashes,
 };
 use proptest::prelude::*;
 
@@ -276,5 +276,39 @@ proptest! {
     #[test]
     fn random_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         prop_assert!(split_first(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_delayed_batch_says_so_and_its_records_can_be_kept_without_it() {
+    let mut builder = BatchBuilder::new(Codec::None, 1 << 16);
+    for body in [&b"one"[..], b"two"] {
+        let headers = [("a", Some(&b"1"[..])), ("b", None)];
+        builder
+            .push(&RecordFields {
+                body: Some(body),
+                key: Some(b"k"),
+                create_time_ms: 50,
+                deliver_at_ms: Some(1_000),
+                headers: &headers,
+                ..RecordFields::default()
+            })
+            .unwrap();
+    }
+    assert!(!builder.is_delayed());
+    builder.set_delayed();
+    let bytes = builder.finish(ProducerStamp::NONE).unwrap();
+    assert!(is_delayed(&bytes) && !is_delayed(&bytes[..43]));
+    assert!(check_batch(&bytes).unwrap().flags.has(BatchFlags::DELAYED));
+    let view = BatchView::of_checked(&bytes).unwrap();
+    let mut memory = Decompressor::default();
+    for record in view.records(&mut memory).unwrap() {
+        let record = record.unwrap();
+        let kept = record.encoded().to_vec();
+        let again = Record::from_encoded(&kept, record.offset, view.header().base_create_time_ms).unwrap();
+        assert_eq!((again, again.deliver_at_ms), (record, Some(1_000)));
+        for len in 0..2 {
+            assert!(Record::from_encoded(&kept[..len], record.offset, 0).is_err());
+        }
     }
 }

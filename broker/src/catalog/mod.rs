@@ -15,7 +15,7 @@ use equeue_record::QueueKey;
 
 pub use codec::CatalogError;
 pub use queues::{QUEUE_COUNTER_BITS, QueueHome, shard_of};
-pub use topics::{BROKER_QUEUES_MAX, Owner, Plan, TOPICS_MAX, plan_create, plan_delete};
+pub use topics::{BROKER_QUEUES_MAX, Owner, Plan, TOPICS_MAX, plan_create, plan_delete, plan_hidden};
 
 use crate::state_key;
 
@@ -131,6 +131,12 @@ impl Catalog {
     /// A topic by name.
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(name)
+    }
+
+    /// The topic of a queue of this broker. Looks at all topics: not for the data path.
+    pub fn topic_of(&self, key: QueueKey) -> Option<&Arc<Topic>> {
+        self.queues.get(&key)?;
+        self.topics.values().find(|topic| topic.queues.iter().any(|queue| queue.key == key))
     }
 
     /// Every topic, by name.

@@ -26,10 +26,12 @@ pub const fn shard_of(log: LogId, shards: u16) -> u16 {
     log.0 % shards
 }
 
+// The highest bit of the counter says that a key is that of a delay queue.
+const _: () = assert!(QueueKey::DELAY_BIT == 1 << (QUEUE_COUNTER_BITS - 1));
+
 /// The key that `counter` stands for; `None`: the counter is used up (never, at a thousand queues a second for 30 years).
 pub(super) fn key_of(group: u32, counter: u64) -> Option<QueueKey> {
-    (counter >> QUEUE_COUNTER_BITS == 0)
-        .then_some(QueueKey((u64::from(group) << QUEUE_COUNTER_BITS) | counter))
+    (counter < QueueKey::DELAY_BIT).then_some(QueueKey((u64::from(group) << QUEUE_COUNTER_BITS) | counter))
 }
 
 /// The log of a new queue: round-robin, so that the queues of a topic are spread over all logs.
@@ -45,8 +47,9 @@ mod tests {
     fn keys_carry_the_group_and_never_meet() {
         assert_eq!(key_of(1, 5), Some(QueueKey((1 << 40) | 5)));
         assert_ne!(key_of(1, 5), key_of(2, 5));
-        assert_eq!(key_of(1, 1 << 40), None);
-        assert!(key_of(0x00ff_ffff, (1 << 40) - 1).is_some());
+        assert_eq!(key_of(1, 1 << 39), None);
+        let last = key_of(0x00ff_ffff, (1 << 39) - 1).unwrap();
+        assert_eq!((last.is_delay_queue(), last.delay_queue().target()), (false, last));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use equeue_net::api::{CreateTopic, Status};
-use equeue_net::{Code, limits};
+use equeue_net::{Code, hidden, limits};
 
 use super::queues::{key_of, log_of};
 use super::{Catalog, Change, QueueHome, Topic};
@@ -183,6 +183,37 @@ fn allocate(
     Plan::Change(Change { name, topic: Some(topic), next_counter: counter })
 }
 
+/// Decides on a hidden topic that this broker needs for a group: a queue in each of its logs, ordinal by log. Its map names
+/// nobody else: other brokers have their own.
+pub fn plan_hidden(catalog: &Catalog, owner: Owner<'_>, name: &str) -> Plan {
+    if catalog.topic(name).is_some() {
+        return Plan::Unchanged;
+    }
+    if hidden::group_of(name).is_none() {
+        return Plan::refused(Code::Invalid, format!("`{name}` cannot be a hidden topic's name"));
+    }
+    if catalog.topics.len() >= TOPICS_MAX
+        || catalog.queues.len().saturating_add(usize::from(owner.logs)) > BROKER_QUEUES_MAX
+    {
+        return Plan::refused(Code::Busy, "this broker has as many topics or queues as it may have");
+    }
+    let mut queues = Vec::with_capacity(usize::from(owner.logs));
+    let mut counter = catalog.next_counter;
+    for log in 0..owner.logs {
+        let Some(key) = key_of(owner.group, counter) else {
+            return Plan::refused(Code::Internal, "the queue keys of this broker are used up");
+        };
+        let log_id = equeue_storage::LogId(log);
+        queues.push(QueueHome { ordinal: u32::from(log), key, log: log_id, writable: true, readable: true });
+        counter += 1;
+    }
+    let broker: Arc<str> = Arc::from(owner.broker);
+    let map = queues.iter().map(|_| Arc::clone(&broker)).collect();
+    let name: Arc<str> = Arc::from(name);
+    let topic = Arc::new(Topic { name: Arc::clone(&name), version: 1, map, queues });
+    Plan::Change(Change { name, topic: Some(topic), next_counter: counter })
+}
+
 /// Decides on the deletion of a topic.
 pub fn plan_delete(catalog: &Catalog, name: &str) -> Plan {
     match catalog.topic(name) {
@@ -297,6 +328,20 @@ mod tests {
         let catalog = Catalog::default().with(&change);
         asked.queues = 9;
         assert_eq!(plan_create(&catalog, OWNER, &asked), Plan::Unchanged);
+    }
+
+    #[test]
+    fn a_hidden_topic_has_a_queue_in_each_log_and_is_made_by_no_user() {
+        let catalog = made(&Catalog::default(), &request("t", &["a"], 1));
+        let Plan::Change(change) = plan_hidden(&catalog, OWNER, "%RETRY%billing") else { panic!() };
+        let catalog = catalog.with(&change);
+        let topic = catalog.topic("%RETRY%billing").unwrap();
+        let logs: Vec<(u32, u16)> = topic.queues.iter().map(|queue| (queue.ordinal, queue.log.0)).collect();
+        assert_eq!(logs, [(0, 0), (1, 1)]);
+        assert_eq!(catalog.topic_of(topic.queues[1].key).map(|topic| &*topic.name), Some("%RETRY%billing"));
+        assert_eq!(plan_hidden(&catalog, OWNER, "%RETRY%billing"), Plan::Unchanged);
+        assert_eq!(code(plan_hidden(&catalog, OWNER, "%OTHER%billing")), Code::Invalid);
+        assert_eq!(code(plan_create(&catalog, OWNER, &request("%RETRY%x", &["a"], 1))), Code::Invalid);
     }
 
     #[test]

@@ -111,6 +111,12 @@ keys! {
         "Time for a new connection to say who it is.";
     "timers.stop_ms" = "5000", "100..600000",
         "Time for an orderly stop before open connections are cut.";
+    "delay.ahead_ms_max" = "3456000000", "1000..31536000000",
+        "How far ahead a delayed message may be due; 40 days.";
+    "delay.messages_max" = "2000000", "1000..100000000",
+        "Delayed messages of one log that may wait, about 20 bytes of memory each; past it producers are told BUSY.";
+    "retry.attempts_max" = "16", "1..1000",
+        "A message that a group has handed back so often becomes a dead letter, unless the consumer says another number.";
 }
 
 /// A commented TOML file with every key at its default.

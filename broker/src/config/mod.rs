@@ -77,6 +77,10 @@ pub struct BrokerConfig {
     pub net: NetConfig,
     /// Intervals and deadlines.
     pub timers: TimerConfig,
+    /// Delayed messages.
+    pub delay: DelayConfig,
+    /// Messages that consumers could not handle.
+    pub retry: RetryConfig,
     /// For tests of tests only.
     pub hazards: HazardConfig,
 }
@@ -193,6 +197,24 @@ pub struct TimerConfig {
     pub stop_ms: u64,
 }
 
+/// Delayed messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DelayConfig {
+    /// How far ahead a message may be due.
+    pub ahead_ms_max: i64,
+    /// Messages of one log that may wait.
+    pub messages_max: u64,
+}
+
+/// Messages that consumers could not handle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryConfig {
+    /// A message that was handed back so often becomes a dead letter.
+    pub attempts_max: u32,
+}
+
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
@@ -214,6 +236,8 @@ impl Default for BrokerConfig {
             retention: RetentionConfig::default(),
             net: NetConfig::default(),
             timers: TimerConfig::default(),
+            delay: DelayConfig::default(),
+            retry: RetryConfig::default(),
             hazards: HazardConfig::default(),
         }
     }
@@ -268,6 +292,18 @@ impl Default for NetConfig {
             fetch_wait_ms_max: 60_000,
             parked_fetches_max: 100_000,
         }
+    }
+}
+
+impl Default for DelayConfig {
+    fn default() -> Self {
+        Self { ahead_ms_max: 40 * 24 * 3600 * 1000, messages_max: 2_000_000 }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { attempts_max: 16 }
     }
 }
 
@@ -368,6 +404,8 @@ impl BrokerConfig {
             ByteSize::gib(1),
         )?;
         self.timers.validate()?;
+        self.delay.validate()?;
+        self.retry.validate()?;
         self.validate_memory()
     }
 
@@ -546,6 +584,19 @@ impl TimerConfig {
     }
 }
 
+impl DelayConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        within("delay.ahead_ms_max", self.ahead_ms_max, 1_000, 365 * 24 * 3600 * 1000)?;
+        within("delay.messages_max", self.messages_max, 1_000, 100_000_000)
+    }
+}
+
+impl RetryConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        within("retry.attempts_max", self.attempts_max, 1, 1_000)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -618,6 +669,9 @@ mod tests {
         assert_eq!(refused(|c| c.timers.presence_ms = 1), "timers.presence_ms");
         assert_eq!(refused(|c| c.timers.hello_ms = 1), "timers.hello_ms");
         assert_eq!(refused(|c| c.timers.stop_ms = 1), "timers.stop_ms");
+        assert_eq!(refused(|c| c.delay.ahead_ms_max = 1), "delay.ahead_ms_max");
+        assert_eq!(refused(|c| c.delay.messages_max = 1), "delay.messages_max");
+        assert_eq!(refused(|c| c.retry.attempts_max = 0), "retry.attempts_max");
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! **Invariants**: every request is answered exactly once, unless it is one-way or its connection ends; nothing here
 //! waits - what takes time is a task of its own, or a place on a list.
 
+pub(crate) mod delayed;
 pub(crate) mod describe;
 pub(crate) mod fetch;
+pub(crate) mod hand_back;
 pub(crate) mod offsets;
 pub(crate) mod produce;
 pub(crate) mod session;
@@ -157,12 +159,17 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         Kind::DescribeBroker => {
             later(session, frame, |request| describe::broker(shard, session, correlation, &request));
         }
+        Kind::HandBack => {
+            later(session, frame, |request| hand_back::hand_back(shard, session, correlation, request));
+        }
+        Kind::CancelDelayed => {
+            later(session, frame, |request| delayed::cancel(shard, session, correlation, request));
+        }
         Kind::GroupHeartbeat
         | Kind::LeaveGroup
         | Kind::LeaseHeartbeat
         | Kind::GrantQueues
         | Kind::ReleaseQueues
-        | Kind::HandBack
         | Kind::ListGroups
         | Kind::DescribeGroup
         | Kind::DeleteGroup
@@ -171,7 +178,6 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         | Kind::RemoveQueues
         | Kind::ListClients
         | Kind::BrokerStats
-        | Kind::CancelDelayed
         | Kind::Authenticate
         | Kind::RegisterBroker
         | Kind::UnregisterBroker

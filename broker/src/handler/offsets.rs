@@ -22,7 +22,7 @@ use crate::shard::session::Session;
 use crate::shard::state::{LogHost, Shard};
 use crate::state_key;
 
-fn invalid_group(name: &str) -> Status {
+pub(crate) fn invalid_group(name: &str) -> Status {
     Status::new(Code::Invalid, format!("`{name}` cannot be a group's name"))
 }
 
@@ -85,7 +85,7 @@ fn outcome(queue: QueueKey, code: Code, progress: Option<Progress>) -> CommitOut
 }
 
 /// The log of a queue of this shard, or what is told instead.
-fn host_of(shard: &Shard, queue: QueueKey) -> Result<(usize, &LogHost), Code> {
+pub(crate) fn host_of(shard: &Shard, queue: QueueKey) -> Result<(usize, &LogHost), Code> {
     let home = shard.home(queue).ok_or_else(|| shard.unknown_queue(queue))?;
     shard.log_of(&home).ok_or(Code::Internal)
 }
@@ -98,6 +98,15 @@ fn durable_progress(host: &LogHost, key: &[u8]) -> Result<Option<Progress>, Code
         tracing::error!(?key, "a stored group offset has a layout that this build does not know");
     }
     progress.map(Some).ok_or(Code::Internal)
+}
+
+/// What is in force of a group in a queue: appended, or durable.
+pub(crate) fn current_progress(host: &LogHost, key: &[u8]) -> Result<Option<Progress>, Code> {
+    let pending = host.offsets.borrow().pending(key);
+    match pending {
+        Some((progress, _)) => Ok(Some(progress)),
+        None => durable_progress(host, key),
+    }
 }
 
 /// Commits in queues of this shard; ends when it is durable.

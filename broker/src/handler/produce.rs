@@ -6,11 +6,12 @@ use bytes::Bytes;
 use equeue_net::api::{AckLevel, ProduceAnswer, ProduceItem, ProduceOutcome, ProduceRef, Status};
 use equeue_net::frame::{FLAG_ONE_WAY, Frame};
 use equeue_net::{Code, put_produce_answer};
-use equeue_record::{BatchHeader, Offset, QueueKey, RecordError};
+use equeue_record::{BatchHeader, Offset, QueueKey, RecordError, is_delayed};
 use equeue_storage::log::AppendError;
 
 use super::RETRY_MS;
 use crate::catalog::shard_of;
+use crate::delay;
 use crate::shard::answers::{Tickets, fail_outcomes, note};
 use crate::shard::router;
 use crate::shard::session::{ProduceHold, Session};
@@ -135,7 +136,15 @@ impl Appends {
         let (place, host) = shard.log_of(&home).ok_or_else(|| refused(Code::Internal, 0))?;
         let bytes = batch.len();
         let records = BatchHeader::parse(&batch).map_or(0, |header| header.record_count);
-        let appended = host.log.append(queue, batch).map_err(|error| outcome_of(&error))?;
+        let delayed = is_delayed(&batch);
+        let appended = if delayed {
+            delay::append(shard, host, queue, batch)?
+        } else {
+            host.log.append(queue, batch).map_err(|error| outcome_of(&error))?
+        };
+        if delayed && !appended.duplicate {
+            shard.stats.delayed_accepted.add(u64::from(records));
+        }
         if appended.duplicate {
             shard.stats.batches_duplicate.add(1);
         } else {
@@ -203,7 +212,7 @@ pub(crate) fn refused(code: Code, retry_after_ms: u32) -> ProduceOutcome {
 }
 
 /// What the log's refusal is on the wire.
-fn outcome_of(error: &AppendError) -> ProduceOutcome {
+pub(crate) fn outcome_of(error: &AppendError) -> ProduceOutcome {
     match error {
         AppendError::Busy { .. } => refused(Code::Busy, RETRY_MS),
         AppendError::DiskFull => refused(Code::DiskFull, DISK_FULL_RETRY_MS),

@@ -7,7 +7,7 @@ use equeue_net::api::{Answer, CreateTopic, CreateTopicAnswer, DeleteTopic, Delet
 use futures::channel::oneshot;
 
 use super::{RETRY_MS, spawn_answer};
-use crate::catalog::{plan_create, plan_delete};
+use crate::catalog::{plan_create, plan_delete, plan_hidden};
 use crate::shard::call::{Call, Reply};
 use crate::shard::mesh::Pool;
 use crate::shard::session::Session;
@@ -72,4 +72,28 @@ pub(crate) async fn delete_here(shard: &Rc<Shard>, request: DeleteTopic) -> Dele
         tracing::info!(topic = request.topic, "topic deleted");
     }
     DeleteTopicAnswer { status: result.err().unwrap_or(Status::OK) }
+}
+
+/// Makes a hidden topic, if it is not there; on shard 0.
+pub(crate) async fn make_hidden_here(shard: &Rc<Shard>, topic: &str) -> Result<(), Status> {
+    let broker = std::sync::Arc::clone(&shard.broker);
+    catalog::change(shard, |catalog| plan_hidden(catalog, broker.owner(), topic)).await
+}
+
+/// Makes a hidden topic, if it is not there; from any shard, which uses it when this ends.
+pub(crate) async fn make_hidden(shard: &Rc<Shard>, topic: &str) -> Result<(), Status> {
+    if shard.catalog().topic(topic).is_some() {
+        return Ok(());
+    }
+    if shard.index == 0 {
+        return make_hidden_here(shard, topic).await;
+    }
+    let call = Call::MakeHidden { topic: topic.to_owned() };
+    let Ok(reply) = shard.mesh.ask(0, Pool::System, call) else {
+        return Err(Status::busy(RETRY_MS, "shard 0 has too much to do"));
+    };
+    match reply.await {
+        Ok(Reply::Made(made)) => made,
+        _ => Err(Status::new(Code::NotReady, "the broker is stopping")),
+    }
 }

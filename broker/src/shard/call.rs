@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use equeue_net::api::{
-    AckLevel, CommitItem, CommitOutcome, CreateTopic, CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer,
-    FetchOutcome, ListOffsetsOutcome, LogState, OffsetAt, ProduceOutcome,
+    AckLevel, CancelDelayed, CancelDelayedAnswer, CommitItem, CommitOutcome, CreateTopic, CreateTopicAnswer,
+    DeleteTopic, DeleteTopicAnswer, FetchOutcome, HandBackItem, HandBackOutcome, ListOffsetsOutcome,
+    LogState, OffsetAt, ProduceOutcome, Status,
 };
 use equeue_net::transport::listener::Accepted;
 use equeue_record::QueueKey;
@@ -63,6 +64,22 @@ pub(crate) enum Call {
         /// The queues.
         queues: Vec<QueueKey>,
     },
+    /// Make copies of messages that a group could not handle.
+    HandBack {
+        /// The group.
+        group: Arc<str>,
+        /// A message handed back so often is dead.
+        attempts_max: u32,
+        /// The messages.
+        items: Vec<HandBackItem>,
+    },
+    /// Only of shard 0: make a hidden topic.
+    MakeHidden {
+        /// Its name.
+        topic: String,
+    },
+    /// Take back a delayed message.
+    CancelDelayed(CancelDelayed),
     /// State of the shard's logs.
     Logs,
     /// Use this catalog from now on, its queues opened.
@@ -83,6 +100,9 @@ pub(crate) enum Reply {
     Committed(Vec<CommitOutcome>),
     Listed(Vec<ListOffsetsOutcome>),
     Bounds(Vec<Option<QueueBounds>>),
+    HandedBack(Vec<HandBackOutcome>),
+    Made(Result<(), Status>),
+    Cancelled(CancelDelayedAnswer),
     Logs(Vec<LogState>),
     Created(CreateTopicAnswer),
     Deleted(DeleteTopicAnswer),

@@ -9,15 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use equeue_net::Code;
 use equeue_net::api::Status;
+use equeue_record::QueueKey;
 use equeue_storage::io::Io as _;
 use equeue_storage::log::{AppendError, AtomicPart};
 use futures::future::{Either, select};
 
 use super::call::Call;
 use super::mesh::Pool;
-use super::state::Shard;
+use super::state::{LogHost, Shard};
 use crate::broker::Phase;
 use crate::catalog::{Catalog, CatalogError, Change, Plan, QueueHome};
+use crate::delay;
 use crate::handler::{RETRY_MS, fetch};
 use crate::state_key;
 
@@ -128,7 +130,7 @@ pub(crate) fn adopt(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
         old.queues().filter(|home| catalog.queue(home.key).is_none()).copied().collect();
     fetch::forget(shard, gone.iter().map(|home| home.key));
     for home in &gone {
-        forget_offsets(shard, home);
+        forget_state(shard, home);
     }
     remove_queues(shard, &gone);
 }
@@ -145,15 +147,22 @@ fn remove_queues(shard: &Shard, gone: &[QueueHome]) {
     }
 }
 
-/// Removes what groups have committed in a queue that is gone. If that fails it costs some bytes and nothing else.
-fn forget_offsets(shard: &Shard, home: &QueueHome) {
+/// Removes what is stored about a queue that is gone: offsets and hand-backs of groups, delayed messages.
+fn forget_state(shard: &Shard, home: &QueueHome) {
     let Some((_, host)) = shard.log_of(home) else { return };
-    let mut keys = Vec::new();
-    host.log.state_with_prefix(&state_key::group_offsets(home.key), &mut |key, _| keys.push(key.to_vec()));
+    let mut keys = delay::forget(host, home.key);
+    for prefix in [state_key::group_offsets(home.key), state_key::handed_back_in(home.key)] {
+        host.log.state_with_prefix(&prefix, &mut |key, _| keys.push(key.to_vec()));
+    }
+    remove_entries(host, home.key, &keys);
+}
+
+/// Removes entries of a queue that is gone. If that fails it costs some bytes and nothing else.
+pub(crate) fn remove_entries(host: &LogHost, queue: QueueKey, keys: &[Vec<u8>]) {
     for keys in keys.chunks(ENTRIES_MAX) {
         let part = |key: &Vec<u8>| AtomicPart::State { key: Bytes::copy_from_slice(key), value: None };
         if let Err(error) = host.log.append_atomic(keys.iter().map(part).collect()) {
-            tracing::warn!(queue = %home.key, %error, "offsets of a deleted queue stay in the log");
+            tracing::warn!(%queue, %error, "entries of a deleted queue stay in the log");
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{catalog, complete, serve};
 use crate::broker::Broker;
 use crate::config::StorageMode;
 use crate::data_dir::log_dir;
+use crate::delay;
 use crate::error::BrokerError;
 use crate::handler::fetch;
 use crate::register::Registrar;
@@ -84,6 +85,7 @@ async fn live(start: ShardStart) -> Result<(), BrokerError> {
     for place in 0..shard.logs.len() {
         shard.spawn(complete::run(Rc::clone(&shard), place));
         shard.spawn(retention::run(Rc::clone(&shard), place));
+        shard.spawn(delay::run(Rc::clone(&shard), place));
     }
     shard.spawn(serve::run(Rc::clone(&shard)));
     shard.spawn(fetch::run_deadlines(Rc::clone(&shard)));

@@ -12,7 +12,7 @@ use super::mesh::{Asked, Pool};
 use super::state::Shard;
 use crate::fetch::Source as _;
 use crate::handler::produce::Appends;
-use crate::handler::{FrameHandler, describe, fetch, offsets, topics};
+use crate::handler::{FrameHandler, delayed, describe, fetch, hand_back, offsets, topics};
 
 /// Calls served before other tasks run.
 const TURN_CALLS: usize = 64;
@@ -78,6 +78,14 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         Call::Bounds { queues } => {
             Reply::Bounds(queues.into_iter().map(|queue| shard.bounds(queue)).collect())
         }
+        Call::HandBack { group, attempts_max, items } => {
+            Reply::HandedBack(hand_back::here(shard, &group, attempts_max, &items).await)
+        }
+        Call::MakeHidden { topic } if shard.index == 0 => {
+            Reply::Made(topics::make_hidden_here(shard, &topic).await)
+        }
+        Call::MakeHidden { .. } => Reply::Made(Err(misrouted())),
+        Call::CancelDelayed(request) => Reply::Cancelled(delayed::cancel_here(shard, request).await),
         Call::Logs => Reply::Logs(describe::logs_here(shard)),
         Call::SetCatalog(catalog) => {
             super::catalog::adopt(shard, &catalog);

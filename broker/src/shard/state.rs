@@ -20,6 +20,7 @@ use super::session::Session;
 use super::signal::Signal;
 use crate::broker::Broker;
 use crate::catalog::{Catalog, QUEUE_COUNTER_BITS, QueueHome, shard_of};
+use crate::delay::DelayHost;
 use crate::fetch::{Lookup, Source};
 use crate::group::{OffsetTable, Presence};
 use crate::handler::fetch::ParkedFetch;
@@ -79,6 +80,10 @@ pub(crate) struct LogHost {
     pub(crate) waiters: RefCell<Vec<Rc<Session>>>,
     /// Group offsets on their way to it.
     pub(crate) offsets: RefCell<OffsetTable>,
+    /// Its delayed messages.
+    pub(crate) delay: DelayHost,
+    /// Held while messages are handed back: what they rest on is durable when the next ones are looked at.
+    pub(crate) hand_back: futures::lock::Mutex<()>,
 }
 
 /// One shard.
@@ -138,17 +143,27 @@ pub(crate) struct ShardParts {
 
 impl Shard {
     pub(crate) fn new(parts: ShardParts) -> Rc<Self> {
+        let delayed_max = parts.broker.config.delay.messages_max;
         let host = |(id, log): (LogId, Log)| {
+            let delay = DelayHost::open(&log, &parts.io, delayed_max);
             let events = Rc::new(LogEvents::default());
             log.listen(Rc::clone(&events) as Rc<dyn DurableListener>);
-            LogHost { id, log, events, waiters: RefCell::default(), offsets: RefCell::default() }
+            LogHost {
+                id,
+                log,
+                events,
+                waiters: RefCell::default(),
+                offsets: RefCell::default(),
+                delay,
+                hand_back: futures::lock::Mutex::default(),
+            }
         };
         let stats = Arc::clone(parts.broker.stats.get(usize::from(parts.index)).expect("one per shard"));
         let parked_max = parts.broker.config.net.parked_fetches_max;
         Rc::new(Self {
             index: parts.index,
-            io: parts.io,
             logs: parts.logs.into_iter().map(host).collect(),
+            io: parts.io,
             catalog: RefCell::default(),
             catalog_change: futures::lock::Mutex::new(()),
             catalog_changes: Cell::new(0),

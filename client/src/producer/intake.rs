@@ -201,8 +201,12 @@ impl Batch {
     fn open(incoming: &Incoming<'_>, plan: &BatchPlan, now: Instant, now_ms: i64, buffer: BytesMut) -> Self {
         let alone = incoming.content_bytes.saturating_add(OVERHEAD) > plan.bytes_max;
         let bytes_max = if alone { plan.single_bytes_max.max(plan.bytes_max) } else { plan.bytes_max };
+        let mut builder = BatchBuilder::in_buffer(buffer, plan.codec, bytes_max);
+        if incoming.fields.deliver_at_ms.is_some() {
+            builder.set_delayed();
+        }
         Self {
-            builder: BatchBuilder::in_buffer(buffer, plan.codec, bytes_max),
+            builder,
             completion: Arc::default(),
             tokens: Vec::new(),
             permits: 0,

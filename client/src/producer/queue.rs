@@ -19,6 +19,8 @@ pub(crate) struct Queue {
     pub topic: Arc<str>,
     /// Its number in the topic.
     pub ordinal: u32,
+    /// Its messages are delayed.
+    pub delayed: bool,
     intake: Mutex<Intake>,
     outbox: Mutex<Outbox>,
     route: ArcSwap<QueuePlace>,
@@ -38,10 +40,11 @@ pub(crate) struct TakePlan {
 
 impl Queue {
     /// A queue that nothing was sent to.
-    pub(crate) fn new(topic: Arc<str>, route: QueuePlace, lane: Arc<Lane>) -> Self {
+    pub(crate) fn new(topic: Arc<str>, route: QueuePlace, lane: Arc<Lane>, delayed: bool) -> Self {
         Self {
             topic,
             ordinal: route.ordinal,
+            delayed,
             intake: Mutex::default(),
             outbox: Mutex::new(Outbox::new(|| rand::random::<i64>() & i64::MAX)),
             route: ArcSwap::from_pointee(route),

@@ -366,7 +366,7 @@ impl Sender {
         BatchReceipt {
             broker: Arc::clone(&self.lane.broker),
             queue: sent.queue.ordinal,
-            queue_key: sent.key,
+            queue_key: if sent.queue.delayed { sent.key.delay_queue() } else { sent.key },
             base_offset: outcome.base_offset,
             append_time_ms: outcome.append_time_ms,
             level: outcome.level,

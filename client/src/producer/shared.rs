@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -22,7 +22,8 @@ use super::selector::{Choice, TopicQueues};
 use super::window::{NoRoom, Window};
 use super::{ProducerOptions, ProducerStats, sender};
 use crate::client::ClientInner;
-use crate::routes::Topic;
+use crate::message::wall_ms;
+use crate::routes::{QueuePlace, Topic};
 use crate::{EnqueueError, Message, SendError};
 
 /// Largest batch of a single message until a broker has told its limit.
@@ -67,7 +68,8 @@ pub(crate) struct Shared {
 /// Everything ever made; queues and lanes stay until the producer ends.
 #[derive(Debug, Default)]
 struct Places {
-    queues: HashMap<(Arc<str>, u32), Arc<Queue>>,
+    /// By topic, ordinal, and whether their messages are delayed: those have batches and sequences of their own.
+    queues: HashMap<(Arc<str>, u32, bool), Arc<Queue>>,
     lanes: HashMap<(Arc<str>, u16), Arc<Lane>>,
 }
 
@@ -204,6 +206,8 @@ impl Shared {
         let topics = self.topics.load();
         let Some(topic) = topics.get(message.topic) else { return Err(self.no_route(message)) };
         let (queue, bound) = self.choose(message, topic)?;
+        let delayed = message.deliver_at_ms.map(|_| self.delayed_queue(queue));
+        let queue = delayed.as_ref().unwrap_or(queue);
         let incoming = Incoming { permits, token, bound, ..incoming(message, content_bytes) };
         let plan = self.batch_plan();
         let now = Instant::now();
@@ -238,6 +242,8 @@ impl Shared {
         let topics = self.topics.load();
         let Some(topic) = topics.get(message.topic) else { return Err(self.no_route(message)) };
         let (queue, _) = self.choose(message, topic)?;
+        let delayed = message.deliver_at_ms.map(|_| self.delayed_queue(queue));
+        let queue = delayed.as_ref().unwrap_or(queue);
         let content_bytes = message.content_bytes();
         let mut intake = queue.intake();
         match intake.push_one_way(
@@ -379,18 +385,32 @@ impl Shared {
             .map(|place| {
                 let shard = place.entry.map_or(0, |entry| entry.shard);
                 let lane = self.lane(places, &place.broker, shard);
-                let key = (Arc::clone(&route.name), place.ordinal);
-                let queue = places.queues.entry(key).or_insert_with(|| {
-                    Arc::new(Queue::new(Arc::clone(&route.name), place.clone(), Arc::clone(&lane)))
+                let key = |delayed| (Arc::clone(&route.name), place.ordinal, delayed);
+                let delayed = places.queues.get(&key(true)).cloned();
+                let queue = places.queues.entry(key(false)).or_insert_with(|| {
+                    Arc::new(Queue::new(Arc::clone(&route.name), place.clone(), Arc::clone(&lane), false))
                 });
-                if *queue.route() != *place {
-                    queue.reroute(place.clone(), &lane);
+                for queue in [Some(&*queue), delayed.as_ref()].into_iter().flatten() {
+                    if *queue.route() != *place {
+                        queue.reroute(place.clone(), &lane);
+                    }
                 }
                 Arc::clone(queue)
             })
             .collect();
         let live = live_ordinals(&queues);
         Arc::new(TopicQueueSet { queues, live })
+    }
+
+    /// The same queue for delayed messages.
+    fn delayed_queue(&self, queue: &Queue) -> Arc<Queue> {
+        let mut places = self.places();
+        let delayed =
+            places.queues.entry((Arc::clone(&queue.topic), queue.ordinal, true)).or_insert_with(|| {
+                let route = QueuePlace::clone(&queue.route());
+                Arc::new(Queue::new(Arc::clone(&queue.topic), route, queue.lane(), true))
+            });
+        Arc::clone(delayed)
     }
 
     /// The lane of the queue's present route.
@@ -414,7 +434,8 @@ impl Shared {
             })
             .collect();
         let turn = rand::random::<u32>() as usize % others.len().max(1);
-        others.get(turn).map(|other| Arc::clone(other))
+        let other = others.get(turn)?;
+        Some(if queue.delayed { self.delayed_queue(other) } else { Arc::clone(other) })
     }
 
     /// Every queue ever used.
@@ -474,10 +495,4 @@ fn incoming<'a>(message: &Message<'a>, content_bytes: usize) -> Incoming<'a> {
         token: None,
         bound: true,
     }
-}
-
-/// Now, ms UTC.
-fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

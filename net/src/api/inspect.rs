@@ -115,6 +115,8 @@ pub struct CancelDelayed {
     pub queue: QueueKey,
     /// The offset in its id.
     pub offset: Offset,
+    /// Change nothing, tell whether it is pending.
+    pub dry_run: bool,
 }
 
 /// Answer to [`CancelDelayed`].
@@ -122,8 +124,11 @@ pub struct CancelDelayed {
 pub struct CancelDelayedAnswer {
     /// What became of it.
     pub status: Status,
-    /// It was not due yet, and never will be. Otherwise it was delivered or cancelled before.
+    /// It was waiting, and now never comes (unless nothing was to be changed). Otherwise it was delivered or cancelled
+    /// before.
     pub was_pending: bool,
+    /// When a pending one is due, ms UTC; 0: not known.
+    pub due_ms: i64,
 }
 
 impl Request for SetQueueAccess {

@@ -215,14 +215,19 @@ impl Message for CancelDelayed {
         write::encode(out, |b| {
             wire::CancelDelayed::create(
                 b,
-                &wire::CancelDelayedArgs { queue: self.queue.0, offset: self.offset.0 },
+                &wire::CancelDelayedArgs {
+                    queue: self.queue.0,
+                    offset: self.offset.0,
+                    dry_run: self.dry_run,
+                },
             )
         });
     }
 
     fn decode(header: &[u8]) -> Result<Self, DecodeError> {
         let table = root::<wire::CancelDelayed<'_>>(Self::KIND, header)?;
-        Ok(Self { queue: QueueKey(table.queue()), offset: Offset(table.offset()) })
+        let (queue, offset) = (QueueKey(table.queue()), Offset(table.offset()));
+        Ok(Self { queue, offset, dry_run: table.dry_run() })
     }
 }
 
@@ -238,6 +243,7 @@ impl Message for CancelDelayedAnswer {
                     status: Some(&status),
                     detail,
                     was_pending: self.was_pending,
+                    due_ms: self.due_ms,
                 },
             )
         });
@@ -247,6 +253,6 @@ impl Message for CancelDelayedAnswer {
         let check = Check(Self::KIND);
         let table = root::<wire::CancelDelayedAnswer<'_>>(Self::KIND, header)?;
         let status = check.status(*table.status(), table.detail())?;
-        Ok(Self { status, was_pending: table.was_pending() })
+        Ok(Self { status, was_pending: table.was_pending(), due_ms: table.due_ms() })
     }
 }

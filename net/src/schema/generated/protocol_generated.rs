@@ -13314,6 +13314,7 @@ impl<'a> ::flatbuffers::Follow<'a> for CancelDelayed<'a> {
 impl<'a> CancelDelayed<'a> {
   pub const VT_QUEUE: ::flatbuffers::VOffsetT = 4;
   pub const VT_OFFSET: ::flatbuffers::VOffsetT = 6;
+  pub const VT_DRY_RUN: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13327,6 +13328,7 @@ impl<'a> CancelDelayed<'a> {
     let mut builder = CancelDelayedBuilder::new(_fbb);
     builder.add_offset(args.offset);
     builder.add_queue(args.queue);
+    builder.add_dry_run(args.dry_run);
     builder.finish()
   }
 
@@ -13345,6 +13347,13 @@ impl<'a> CancelDelayed<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(CancelDelayed::VT_OFFSET, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn dry_run(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(CancelDelayed::VT_DRY_RUN, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for CancelDelayed<'_> {
@@ -13355,6 +13364,7 @@ impl ::flatbuffers::Verifiable for CancelDelayed<'_> {
     v.visit_table(pos)?
      .visit_field::<u64>("queue", Self::VT_QUEUE, false)?
      .visit_field::<u64>("offset", Self::VT_OFFSET, false)?
+     .visit_field::<bool>("dry_run", Self::VT_DRY_RUN, false)?
      .finish();
     Ok(())
   }
@@ -13362,6 +13372,7 @@ impl ::flatbuffers::Verifiable for CancelDelayed<'_> {
 pub struct CancelDelayedArgs {
     pub queue: u64,
     pub offset: u64,
+    pub dry_run: bool,
 }
 impl<'a> Default for CancelDelayedArgs {
   #[inline]
@@ -13369,6 +13380,7 @@ impl<'a> Default for CancelDelayedArgs {
     CancelDelayedArgs {
       queue: 0,
       offset: 0,
+      dry_run: false,
     }
   }
 }
@@ -13385,6 +13397,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CancelDelayedBuilder<'a, 'b, 
   #[inline]
   pub fn add_offset(&mut self, offset: u64) {
     self.fbb_.push_slot::<u64>(CancelDelayed::VT_OFFSET, offset, 0);
+  }
+  #[inline]
+  pub fn add_dry_run(&mut self, dry_run: bool) {
+    self.fbb_.push_slot::<bool>(CancelDelayed::VT_DRY_RUN, dry_run, false);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CancelDelayedBuilder<'a, 'b, A> {
@@ -13406,6 +13422,7 @@ impl ::core::fmt::Debug for CancelDelayed<'_> {
     let mut ds = f.debug_struct("CancelDelayed");
       ds.field("queue", &self.queue());
       ds.field("offset", &self.offset());
+      ds.field("dry_run", &self.dry_run());
       ds.finish()
   }
 }
@@ -13428,6 +13445,7 @@ impl<'a> CancelDelayedAnswer<'a> {
   pub const VT_STATUS: ::flatbuffers::VOffsetT = 4;
   pub const VT_DETAIL: ::flatbuffers::VOffsetT = 6;
   pub const VT_WAS_PENDING: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DUE_MS: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13439,6 +13457,7 @@ impl<'a> CancelDelayedAnswer<'a> {
     args: &'args CancelDelayedAnswerArgs<'args>
   ) -> ::flatbuffers::WIPOffset<CancelDelayedAnswer<'bldr>> {
     let mut builder = CancelDelayedAnswerBuilder::new(_fbb);
+    builder.add_due_ms(args.due_ms);
     if let Some(x) = args.detail { builder.add_detail(x); }
     if let Some(x) = args.status { builder.add_status(x); }
     builder.add_was_pending(args.was_pending);
@@ -13467,6 +13486,13 @@ impl<'a> CancelDelayedAnswer<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(CancelDelayedAnswer::VT_WAS_PENDING, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn due_ms(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(CancelDelayedAnswer::VT_DUE_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for CancelDelayedAnswer<'_> {
@@ -13478,6 +13504,7 @@ impl ::flatbuffers::Verifiable for CancelDelayedAnswer<'_> {
      .visit_field::<Status>("status", Self::VT_STATUS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("detail", Self::VT_DETAIL, false)?
      .visit_field::<bool>("was_pending", Self::VT_WAS_PENDING, false)?
+     .visit_field::<i64>("due_ms", Self::VT_DUE_MS, false)?
      .finish();
     Ok(())
   }
@@ -13486,6 +13513,7 @@ pub struct CancelDelayedAnswerArgs<'a> {
     pub status: Option<&'a Status>,
     pub detail: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub was_pending: bool,
+    pub due_ms: i64,
 }
 impl<'a> Default for CancelDelayedAnswerArgs<'a> {
   #[inline]
@@ -13494,6 +13522,7 @@ impl<'a> Default for CancelDelayedAnswerArgs<'a> {
       status: None, // required field
       detail: None,
       was_pending: false,
+      due_ms: 0,
     }
   }
 }
@@ -13514,6 +13543,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CancelDelayedAnswerBuilder<'a
   #[inline]
   pub fn add_was_pending(&mut self, was_pending: bool) {
     self.fbb_.push_slot::<bool>(CancelDelayedAnswer::VT_WAS_PENDING, was_pending, false);
+  }
+  #[inline]
+  pub fn add_due_ms(&mut self, due_ms: i64) {
+    self.fbb_.push_slot::<i64>(CancelDelayedAnswer::VT_DUE_MS, due_ms, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CancelDelayedAnswerBuilder<'a, 'b, A> {
@@ -13537,6 +13570,7 @@ impl ::core::fmt::Debug for CancelDelayedAnswer<'_> {
       ds.field("status", &self.status());
       ds.field("detail", &self.detail());
       ds.field("was_pending", &self.was_pending());
+      ds.field("due_ms", &self.due_ms());
       ds.finish()
   }
 }
