@@ -74,6 +74,11 @@ const SHARD_COUNTERS: &[ShardRow] = &[
     ("equeue_delayed_stuck", "Delayed messages that could not be read or delivered", |s| &s.delayed_stuck),
     ("equeue_handed_back", "Messages that groups handed back", |s| &s.handed_back),
     ("equeue_dead_letters", "Messages that became dead letters", |s| &s.dead_letters),
+    ("equeue_grants", "Queues granted to members of groups", |s| &s.grants),
+    ("equeue_stale_epochs", "Commits, releases and fetches refused because of their epoch", |s| {
+        &s.stale_epochs
+    }),
+    ("equeue_shard_stalls", "Times that a shard stood still and leases were extended", |s| &s.stalls),
     ("equeue_connections_opened", "Connections served", |s| &s.connections_opened),
     ("equeue_protocol_errors", "Connections closed because of what they sent", |s| &s.protocol_errors),
     ("equeue_requests_forwarded", "Requests sent on to another shard", |s| &s.requests_forwarded),
@@ -88,6 +93,17 @@ const SHARD_GAUGES: &[ShardRow] = &[
     ("equeue_connections", "Open connections", |s| &s.connections),
     ("equeue_producers", "Live producers", |s| &s.producers),
     ("equeue_consumers", "Live consumers", |s| &s.consumers),
+    ("equeue_groups", "Consumer groups with an offset or a grant here", |s| &s.groups),
+    (
+        "equeue_group_queues_unowned",
+        "Queues that nobody owns for three rebalance intervals though the group is there",
+        |s| &s.queues_unowned,
+    ),
+    (
+        "equeue_groups_expiring",
+        "Groups without members that are forgotten within a tenth of their time",
+        |s| &s.groups_expiring,
+    ),
 ];
 
 const LOG_COUNTERS: &[LogRow] = &[
@@ -130,6 +146,18 @@ const LOG_GAUGES: &[LogRow] = &[
     }),
     ("equeue_log_failed", "1: a write or sync failed; restart the broker", |l| &l.failed),
 ];
+
+/// Every figure of the shards by name, summed over shards and logs.
+pub(crate) fn totals(broker: &Broker) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    let of_shards = SHARD_COUNTERS
+        .iter()
+        .chain(SHARD_GAUGES)
+        .map(|(name, _, figure)| (*name, broker.stats.iter().map(|stats| figure(stats).get()).sum()));
+    let of_logs = LOG_COUNTERS.iter().chain(LOG_GAUGES).map(|(name, _, figure)| {
+        (*name, broker.stats.iter().flat_map(|stats| &stats.logs).map(|log| figure(log).get()).sum())
+    });
+    of_shards.chain(of_logs)
+}
 
 impl Collector for BrokerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

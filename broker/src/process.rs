@@ -35,6 +35,12 @@ fn page_bytes() -> u64 {
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096)
 }
 
+/// The time, ms UTC.
+pub(crate) fn utc_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -11,6 +11,8 @@ pub(crate) const TOPIC: u8 = 0x02;
 /// Any log: progress of a group in a queue of that log, by queue and group.
 pub(crate) const GROUP_OFFSET: u8 = 0x10;
 
+/// Log 0: the newest generation of a group that this broker coordinates or has coordinated, by name.
+pub(crate) const GROUP_GENERATION: u8 = 0x11;
 /// Any log: marks of delayed messages, by target queue and block.
 pub(crate) const DELAY_BLOCK: u8 = 0x20;
 /// Any log: up to where all delayed messages for a queue are done, by target queue. There is one for each delay queue.
@@ -42,6 +44,20 @@ pub(crate) fn group_offsets(queue: QueueKey) -> Vec<u8> {
 /// The key of a group's offset in a queue.
 pub(crate) fn group_offset(queue: QueueKey, group: &str) -> Vec<u8> {
     let mut key = group_offsets(queue);
+    key.extend_from_slice(group.as_bytes());
+    key
+}
+
+/// Reads the key of a group's offset.
+pub(crate) fn read_group_offset(key: &[u8]) -> Option<(QueueKey, &str)> {
+    let (queue, group) = key.strip_prefix(&[GROUP_OFFSET])?.split_first_chunk::<8>()?;
+    Some((QueueKey(u64::from_be_bytes(*queue)), std::str::from_utf8(group).ok()?))
+}
+
+/// The key of a group's generation.
+pub(crate) fn group_generation(group: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + group.len());
+    key.push(GROUP_GENERATION);
     key.extend_from_slice(group.as_bytes());
     key
 }
@@ -110,5 +126,8 @@ mod tests {
         assert!(one.starts_with(&group_offsets(QueueKey(7))));
         assert!(!one.starts_with(&group_offsets(QueueKey(8))));
         assert_ne!(topic("a"), group_offset(QueueKey(0), "a"));
+        assert_eq!(read_group_offset(&one), Some((QueueKey(7), "billing")));
+        assert_eq!(read_group_offset(&one[..8]), None);
+        assert_eq!(read_group_offset(&group_generation("billing and more")), None);
     }
 }

@@ -179,6 +179,18 @@ pub struct ShardStats {
     pub producers: Figure,
     /// Live consumers.
     pub consumers: Figure,
+    /// Grants given to members of groups.
+    pub grants: Figure,
+    /// Commits, releases and fetches refused because of their epoch.
+    pub stale_epochs: Figure,
+    /// Groups with an entry in a queue of the shard.
+    pub groups: Figure,
+    /// Queues of groups that are there, owned by nobody for three rebalance intervals.
+    pub queues_unowned: Figure,
+    /// Groups that will be forgotten soon.
+    pub groups_expiring: Figure,
+    /// Times that the shard stood still.
+    pub stalls: Figure,
 }
 
 impl ShardStats {

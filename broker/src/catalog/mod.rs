@@ -3,6 +3,7 @@
 //!
 //! **Invariant**: no I/O here; a snapshot never changes.
 
+mod access;
 mod codec;
 mod queues;
 mod topics;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use equeue_net::api::{QueueEntry, TopicSnapshot};
 use equeue_record::QueueKey;
 
+pub use access::{plan_access, plan_remove, removed_by};
 pub use codec::CatalogError;
 pub use queues::{QUEUE_COUNTER_BITS, QueueHome, shard_of};
 pub use topics::{BROKER_QUEUES_MAX, Owner, Plan, TOPICS_MAX, plan_create, plan_delete, plan_hidden};

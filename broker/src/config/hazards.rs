@@ -26,6 +26,8 @@ pub struct HazardConfig {
     pub early_duplicate: bool,
     /// Serve reads past the durable end.
     pub no_high_watermark: bool,
+    /// Take commits, releases and fetches under any grant.
+    pub no_grant_epoch: bool,
 }
 
 impl HazardConfig {
@@ -46,6 +48,7 @@ impl From<HazardConfig> for Hazards {
             no_dir_sync,
             early_duplicate,
             no_high_watermark,
+            no_grant_epoch: _, // the broker's own
         } = config;
         Self {
             no_sync,

@@ -117,6 +117,16 @@ keys! {
         "Delayed messages of one log that may wait, about 20 bytes of memory each; past it producers are told BUSY.";
     "retry.attempts_max" = "16", "1..1000",
         "A message that a group has handed back so often becomes a dead letter, unless the consumer says another number.";
+    "groups.lease_ms" = "5000", "2000..300000",
+        "How long a consumer owns a queue without a heartbeat; a dead one's queues go to others after it.";
+    "groups.session_ms" = "10000", "lease_ms..600000",
+        "A consumer that is silent for so long is no member of its group any more.";
+    "groups.rebalance_on_close" = "true", "true or false",
+        "A consumer whose connection closes is no member any more, at once.";
+    "groups.retention_hours" = "720", "1..87600",
+        "A group without members and commits for so long is forgotten with its offsets.";
+    "groups.broadcast_retention_hours" = "168", "1..87600",
+        "The same for an instance of a broadcast group.";
 }
 
 /// A commented TOML file with every key at its default.

@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are errors. [`KEYS`] documents every key but those of `[hazards]`, and is tested to be complete and to hold the defaults.
 
+mod groups;
 mod hazards;
 mod keys;
 mod size;
@@ -14,6 +15,7 @@ use equeue_net::frame::FRAME_BYTES_MAX;
 use equeue_net::limits;
 use serde::{Deserialize, Serialize};
 
+pub use groups::GroupsConfig;
 pub use hazards::HazardConfig;
 pub use keys::{ConfigKey, KEYS, default_toml};
 pub use size::{ByteSize, ByteSizeError};
@@ -81,6 +83,8 @@ pub struct BrokerConfig {
     pub delay: DelayConfig,
     /// Messages that consumers could not handle.
     pub retry: RetryConfig,
+    /// Consumer groups.
+    pub groups: GroupsConfig,
     /// For tests of tests only.
     pub hazards: HazardConfig,
 }
@@ -238,6 +242,7 @@ impl Default for BrokerConfig {
             timers: TimerConfig::default(),
             delay: DelayConfig::default(),
             retry: RetryConfig::default(),
+            groups: GroupsConfig::default(),
             hazards: HazardConfig::default(),
         }
     }
@@ -406,6 +411,7 @@ impl BrokerConfig {
         self.timers.validate()?;
         self.delay.validate()?;
         self.retry.validate()?;
+        self.groups.validate()?;
         self.validate_memory()
     }
 
@@ -672,6 +678,10 @@ mod tests {
         assert_eq!(refused(|c| c.delay.ahead_ms_max = 1), "delay.ahead_ms_max");
         assert_eq!(refused(|c| c.delay.messages_max = 1), "delay.messages_max");
         assert_eq!(refused(|c| c.retry.attempts_max = 0), "retry.attempts_max");
+        assert_eq!(refused(|c| c.groups.lease_ms = 1), "groups.lease_ms");
+        assert_eq!(refused(|c| c.groups.session_ms = 4_999), "groups.session_ms");
+        assert_eq!(refused(|c| c.groups.retention_hours = 0), "groups.retention_hours");
+        assert_eq!(refused(|c| c.groups.broadcast_retention_hours = 0), "groups.broadcast_retention_hours");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use equeue_record::{Offset, QueueKey};
 use equeue_storage::log::{LogSlice, QueueBounds, ReadBatches, ReadError};
 
 use super::filter::keep_tagged;
-use super::{FetchJob, JobItem};
+use super::{FetchJob, JobItem, Reader};
 
 /// Bytes looked through for one answer when a filter leaves them out.
 pub const SCAN_BYTES_MAX: usize = 8 << 20;
@@ -25,8 +25,28 @@ pub enum Lookup {
     Read(Result<ReadBatches, ReadError>),
 }
 
+/// Whether a reader may read a queue under a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It may.
+    Granted,
+    /// Something is being decided: to be asked again when that is durable.
+    Unsettled,
+    /// It may not.
+    Refused {
+        /// `STALE_EPOCH` or `OFFSET_RESET`.
+        code: Code,
+        /// The epoch in force.
+        grant_epoch: u32,
+        /// Where to go on after a reset.
+        offset: Option<Offset>,
+    },
+}
+
 /// Where batches come from.
 pub trait Source {
+    /// Looks at a grant.
+    fn access(&self, reader: &Reader, queue: QueueKey, grant_epoch: u32) -> Access;
     /// Reads from memory.
     fn lookup(&self, queue: QueueKey, offset: Offset, bytes_max: usize) -> Lookup;
     /// Bounds of a queue.
@@ -87,6 +107,18 @@ impl Gather {
             let room = job.bytes_max.saturating_sub(self.out.bytes);
             if room == 0 || self.scanned >= SCAN_BYTES_MAX {
                 break;
+            }
+            if let Some(reader) = job.reader.as_deref().filter(|_| item.grant_epoch != 0) {
+                let access = source.access(reader, item.queue, item.grant_epoch);
+                if let Access::Refused { code, grant_epoch, offset } = access {
+                    let told = outcome(item, code, 0, source);
+                    let next_offset = offset.unwrap_or(told.next_offset);
+                    self.out.outcomes.push(FetchOutcome { grant_epoch, next_offset, ..told });
+                }
+                if access != Access::Granted {
+                    self.visited += 1;
+                    continue;
+                }
             }
             let bytes_max = room.min(item.bytes_max);
             let next = match source.lookup(item.queue, item.offset, bytes_max) {
@@ -271,6 +303,16 @@ mod tests {
     }
 
     impl Source for Queues {
+        /// Epoch 5 is in force, 4 was before a reset, 9 is being decided.
+        fn access(&self, _: &Reader, _: QueueKey, grant_epoch: u32) -> Access {
+            match grant_epoch {
+                5 => Access::Granted,
+                9 => Access::Unsettled,
+                4 => Access::Refused { code: Code::OffsetReset, grant_epoch: 5, offset: Some(Offset(1)) },
+                _ => Access::Refused { code: Code::StaleEpoch, grant_epoch: 5, offset: None },
+            }
+        }
+
         fn lookup(&self, queue: QueueKey, offset: Offset, bytes_max: usize) -> Lookup {
             if queue.0 == 99 {
                 return Lookup::Refused(Code::QueueHidden);
@@ -294,10 +336,19 @@ mod tests {
             queue: QueueKey(queue),
             offset: Offset(offset),
             bytes_max: 1 << 20,
+            grant_epoch: 0,
             tags: 0..tags.len(),
             advanced: false,
         });
-        FetchJob { fetch_id: 1, bytes_max, deadline_ms: 0, items: items.collect(), tags, start: 0 }
+        FetchJob {
+            fetch_id: 1,
+            bytes_max,
+            deadline_ms: 0,
+            items: items.collect(),
+            reader: None,
+            tags,
+            start: 0,
+        }
     }
 
     fn gather(queues: &Queues, job: &mut FetchJob) -> Gathered {
@@ -321,6 +372,26 @@ mod tests {
         assert_eq!(told(&answer), [(1, Code::Ok, true, 3), (3, Code::Ok, true, 1)]);
         assert_eq!(answer.bytes, answer.pieces.iter().map(|piece| piece.range.len()).sum::<usize>());
         assert_eq!(answer.outcomes[0].high_watermark, Offset(3));
+    }
+
+    #[test]
+    fn only_the_grant_in_force_reads() {
+        let queues = Queues::default().with(1, &["a"; 3]);
+        let mut asked = job(&[(1, 0), (1, 0), (1, 0), (1, 0), (1, 0)], 1 << 20, &[]);
+        asked.reader = Some(std::sync::Arc::new(Reader { group: "g".into(), member: 7 }));
+        for (item, epoch) in asked.items.iter_mut().zip([5, 4, 3, 9, 0]) {
+            item.grant_epoch = epoch;
+        }
+        let answer = gather(&queues, &mut asked);
+        let expected = [
+            (1, Code::Ok, true, 3),
+            (1, Code::OffsetReset, false, 1),
+            (1, Code::StaleEpoch, false, 0),
+            (1, Code::Ok, true, 3),
+        ];
+        assert_eq!(told(&answer), expected);
+        let epochs: Vec<u32> = answer.outcomes.iter().map(|outcome| outcome.grant_epoch).collect();
+        assert_eq!(epochs, [0, 5, 5, 0]);
     }
 
     #[test]

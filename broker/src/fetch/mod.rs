@@ -5,11 +5,12 @@ mod filter;
 mod gather;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use equeue_net::api::{FetchItem, FetchRef};
 use equeue_record::{Offset, QueueKey};
 
-pub use gather::{Gather, Gathered, Lookup, SCAN_BYTES_MAX, Source, Step};
+pub use gather::{Access, Gather, Gathered, Lookup, SCAN_BYTES_MAX, Source, Step};
 
 /// One queue of a fetch, with how far it has got.
 #[derive(Clone, Debug)]
@@ -20,10 +21,21 @@ pub struct JobItem {
     pub offset: Offset,
     /// At most so many bytes of this queue.
     pub bytes_max: usize,
+    /// The grant that it is read under; 0: none.
+    pub grant_epoch: u32,
     /// Which of the job's tags it is filtered by.
     tags: Range<usize>,
     /// The filter has moved `offset` since the client was told.
     advanced: bool,
+}
+
+/// Who reads under grants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// The group that the grants belong to.
+    pub group: Box<str>,
+    /// The member.
+    pub member: u128,
 }
 
 /// A fetch on its way.
@@ -37,6 +49,8 @@ pub struct FetchJob {
     pub deadline_ms: u64,
     /// The queues.
     pub items: Vec<JobItem>,
+    /// Who reads; `None`: no item names a grant.
+    pub reader: Option<Arc<Reader>>,
     /// Tags that items are filtered by.
     tags: Vec<u32>,
     /// The item to begin with: turns, so that no queue starves.
@@ -45,7 +59,13 @@ pub struct FetchJob {
 
 impl FetchJob {
     /// Takes a request off its frame. `None`: an item names tags that are not there.
-    pub fn read(request: &FetchRef<'_>, bytes_max: usize, deadline_ms: u64, start: usize) -> Option<Self> {
+    pub fn read(
+        request: &FetchRef<'_>,
+        member: u128,
+        bytes_max: usize,
+        deadline_ms: u64,
+        start: usize,
+    ) -> Option<Self> {
         let mut items = Vec::with_capacity(request.items().len());
         let mut tags = Vec::new();
         for item in request.items() {
@@ -58,7 +78,9 @@ impl FetchJob {
             items.push(JobItem::new(&item, first..tags.len()));
         }
         let bytes_max = usize::try_from(request.bytes_max()).unwrap_or(usize::MAX).min(bytes_max);
-        Some(Self { fetch_id: request.fetch_id(), bytes_max, deadline_ms, items, tags, start })
+        let granted = items.iter().any(|item: &JobItem| item.grant_epoch != 0);
+        let reader = granted.then(|| Arc::new(Reader { group: Box::from(request.group()), member }));
+        Some(Self { fetch_id: request.fetch_id(), bytes_max, deadline_ms, items, reader, tags, start })
     }
 
     /// The part of it that concerns some of its items, for another shard.
@@ -69,6 +91,7 @@ impl FetchJob {
             bytes_max: self.bytes_max,
             deadline_ms: self.deadline_ms,
             items,
+            reader: self.reader.clone(),
             tags: self.tags.clone(),
             start: 0,
         }
@@ -83,6 +106,7 @@ impl FetchJob {
 impl JobItem {
     fn new(item: &FetchItem, tags: Range<usize>) -> Self {
         let bytes_max = usize::try_from(item.bytes_max).unwrap_or(usize::MAX);
-        Self { queue: item.queue, offset: item.offset, bytes_max, tags, advanced: false }
+        let FetchItem { queue, offset, grant_epoch, .. } = *item;
+        Self { queue, offset, bytes_max, grant_epoch, tags, advanced: false }
     }
 }

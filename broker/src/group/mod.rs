@@ -1,7 +1,15 @@
-//! Consumer groups: how far they have come, and who is there. Pure; the shard does the I/O.
+//! Consumer groups: who belongs to them, who owns which queue, how far they have come. Pure; the shard does the I/O.
 
-mod offsets;
+mod grant;
+mod holds;
+mod lease_clock;
 mod presence;
+mod record;
+mod registry;
 
-pub use offsets::{CommitDecision, OffsetTable, Progress, decide_commit, group_name_is_valid};
+pub use grant::{Ask, Beat, CommitDecision, EpochCheck, Grant, Rules};
+pub use holds::{GroupId, Hold, HoldTable};
+pub use lease_clock::{LOOK_EVERY_MS, LeaseClock};
 pub use presence::{Presence, PresenceCounts};
+pub use record::{Progress, group_name_is_valid};
+pub use registry::{Change, Joined, Link, Member, Registry, View};

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 
-use equeue_net::api::Heartbeat;
+use equeue_net::api::{ClientEntry, Heartbeat};
+
+use super::{Link, Member};
 
 /// How many live clients say that they produce and consume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct PresenceCounts {
 
 #[derive(Debug)]
 struct Client {
+    member: Member,
+    address: String,
     beat: Heartbeat,
     seen_ms: u64,
 }
@@ -29,8 +33,23 @@ pub struct Presence {
 
 impl Presence {
     /// A connection said what it does.
-    pub fn beat(&mut self, connection: u64, beat: Heartbeat, now_ms: u64) {
-        self.clients.insert(connection, Client { beat, seen_ms: now_ms });
+    pub fn beat(&mut self, link: Link, member: Member, beat: Heartbeat, now_ms: u64) {
+        self.clients.insert(link.id, Client { member, address: link.address, beat, seen_ms: now_ms });
+    }
+
+    /// All of them, for people; `shard` is where they are.
+    pub fn clients(&self, shard: u16, now_ms: u64) -> Vec<ClientEntry> {
+        let entry = |client: &Client| ClientEntry {
+            client_id: client.member.client_id.to_string(),
+            incarnation: client.member.incarnation,
+            address: client.address.clone(),
+            shard,
+            seen_ms_ago: now_ms.saturating_sub(client.seen_ms),
+            producing: client.beat.producing.clone(),
+            group: client.beat.group.clone(),
+            consuming: client.beat.consuming.clone(),
+        };
+        self.clients.values().map(entry).collect()
     }
 
     /// A connection closed.
@@ -58,6 +77,10 @@ impl Presence {
 mod tests {
     use super::*;
 
+    fn told(presence: &mut Presence, id: u64, beat: Heartbeat, now_ms: u64) {
+        presence.beat(Link { id, address: String::new() }, Member::default(), beat, now_ms);
+    }
+
     fn beat(producing: &[&str], group: &str) -> Heartbeat {
         Heartbeat {
             producing: producing.iter().map(|topic| (*topic).to_owned()).collect(),
@@ -69,9 +92,10 @@ mod tests {
     #[test]
     fn the_silent_and_the_closed_are_forgotten() {
         let mut presence = Presence::default();
-        presence.beat(1, beat(&["t"], ""), 0);
-        presence.beat(2, beat(&[], "g"), 0);
-        presence.beat(3, beat(&["t"], "g"), 5_000);
+        told(&mut presence, 1, beat(&["t"], ""), 0);
+        told(&mut presence, 2, beat(&[], "g"), 0);
+        told(&mut presence, 3, beat(&["t"], "g"), 5_000);
+        assert_eq!(presence.clients(7, 6_000).len(), 3);
         assert_eq!(presence.counts(), PresenceCounts { producers: 2, consumers: 2 });
         presence.expire(9_999, 10_000);
         assert_eq!(presence.counts(), PresenceCounts { producers: 2, consumers: 2 });

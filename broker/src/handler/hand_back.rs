@@ -15,7 +15,7 @@ use equeue_record::{BatchBuilder, Codec, MessageId, Offset, ProducerStamp, Queue
 use equeue_storage::io::Io as _;
 use equeue_storage::log::{AppendError, AtomicPart};
 
-use super::offsets::{current_progress, host_of, invalid_group};
+use super::offsets::invalid_group;
 use super::{spawn_answer, topics};
 use crate::delay;
 use crate::delay::load::LoadError;
@@ -26,6 +26,7 @@ use crate::group::group_name_is_valid;
 use crate::retry::{COPY_GROWTH, Failure, Fate, Source, attempt_of, copy, fate};
 use crate::shard::call::{Call, Reply};
 use crate::shard::catalog::status_of;
+use crate::shard::holds::host_of;
 use crate::shard::router::Scatter;
 use crate::shard::session::Session;
 use crate::shard::state::{LogHost, Shard};
@@ -45,9 +46,15 @@ pub(crate) fn hand_back(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u
         0 => shard.broker.config.retry.attempts_max,
         asked => asked,
     };
+    let member = session.member().incarnation;
     let scatter = Scatter {
         queue: |item: &HandBackItem| item.queue,
-        call: Box::new(move |items| Call::HandBack { group: Arc::clone(&group), attempts_max, items }),
+        call: Box::new(move |items| Call::HandBack {
+            group: Arc::clone(&group),
+            member,
+            attempts_max,
+            items,
+        }),
         read: |reply| if let Reply::HandedBack(told) = reply { Some(told) } else { None },
         missing: outcome,
     };
@@ -76,6 +83,7 @@ fn outcome(item: &HandBackItem, code: Code) -> HandBackOutcome {
 pub(crate) async fn here(
     shard: &Rc<Shard>,
     group: &Arc<str>,
+    member: u128,
     attempts_max: u32,
     items: &[HandBackItem],
 ) -> Vec<HandBackOutcome> {
@@ -90,7 +98,7 @@ pub(crate) async fn here(
     for (place, ats) in by_log {
         let Some(host) = shard.logs.get(place) else { continue };
         let wanted: Vec<&HandBackItem> = ats.iter().filter_map(|at| items.get(*at)).collect();
-        let told = Handing { shard, host, group, attempts_max }.run(&wanted).await;
+        let told = Handing { shard, host, group, member, attempts_max }.run(&wanted).await;
         for (at, one) in ats.into_iter().zip(told) {
             if let Some(slot) = outcomes.get_mut(at) {
                 *slot = one;
@@ -105,6 +113,7 @@ struct Handing<'a> {
     shard: &'a Rc<Shard>,
     host: &'a LogHost,
     group: &'a Arc<str>,
+    member: u128,
     attempts_max: u32,
 }
 
@@ -187,17 +196,14 @@ impl Handing<'_> {
         if self.shard.broker.writes_stopped() {
             return Err(Code::LogFailed);
         }
-        let key = state_key::group_offset(item.queue, self.group);
-        let progress = current_progress(self.host, &key)?.unwrap_or_default();
-        if item.grant_epoch != 0 && item.grant_epoch != progress.grant_epoch {
-            return Err(Code::StaleEpoch);
-        }
+        let (grant, _) = self.shard.holds.borrow().grant(item.queue, self.group);
+        grant.permit((self.member, item.grant_epoch), self.shard.lease_ms(), self.shard.group_rules())?;
         let bounds = self.host.log.bounds(item.queue).ok_or(Code::QueueNotFound)?;
         if item.offset >= bounds.durable_end {
             return Err(Code::OffsetOutOfRange);
         }
         // What the group has committed is done: handed back, or handled after all.
-        Ok(progress.committed.is_some_and(|committed| item.offset < committed)
+        Ok(grant.record().committed.is_some_and(|committed| item.offset < committed)
             || marks.get(&item.queue).is_some_and(|marks| marks.is_done(item.offset.0)))
     }
 
@@ -415,9 +421,8 @@ impl Handing<'_> {
             if offsets.is_empty() {
                 continue;
             }
-            let key = state_key::group_offset(*queue, self.group);
-            let committed =
-                current_progress(self.host, &key).ok().flatten().and_then(|known| known.committed);
+            let (grant, _) = self.shard.holds.borrow().grant(*queue, self.group);
+            let committed = grant.record().committed;
             let plan = of_queue.plan(offsets, committed.unwrap_or_default().0);
             let blocks = plan.blocks.iter().map(|(block, bits)| (*block, Some(bits.encode())));
             let removed = plan.removed.iter().map(|block| (*block, None));

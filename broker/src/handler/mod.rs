@@ -3,9 +3,13 @@
 //! **Invariants**: every request is answered exactly once, unless it is one-way or its connection ends; nothing here
 //! waits - what takes time is a task of its own, or a place on a list.
 
+pub(crate) mod clients;
 pub(crate) mod delayed;
 pub(crate) mod describe;
 pub(crate) mod fetch;
+pub(crate) mod grants;
+pub(crate) mod group_admin;
+pub(crate) mod groups;
 pub(crate) mod hand_back;
 pub(crate) mod offsets;
 pub(crate) mod produce;
@@ -70,6 +74,7 @@ impl Handler for FrameHandler {
         }
         shard.stats.connections.sub(1);
         shard.presence.borrow_mut().closed(session.id);
+        groups::closed(shard, session);
         let mut fetches = Vec::new();
         shard.parked.borrow_mut().close(session.id, &mut fetches);
         drop(fetches);
@@ -169,16 +174,21 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         | Kind::LeaveGroup
         | Kind::LeaseHeartbeat
         | Kind::GrantQueues
-        | Kind::ReleaseQueues
-        | Kind::ListGroups
-        | Kind::DescribeGroup
-        | Kind::DeleteGroup
-        | Kind::ResetOffsets
-        | Kind::SetQueueAccess
-        | Kind::RemoveQueues
-        | Kind::ListClients
-        | Kind::BrokerStats
-        | Kind::Authenticate
+        | Kind::ReleaseQueues => group_member(shard, session, frame, kind),
+        Kind::ListGroups | Kind::DescribeGroup | Kind::DeleteGroup | Kind::ResetOffsets => {
+            group_operator(shard, session, frame, kind);
+        }
+        Kind::SetQueueAccess => {
+            later(session, frame, |request| topics::set_access(shard, session, correlation, request));
+        }
+        Kind::RemoveQueues => {
+            later(session, frame, |request| topics::remove_queues(shard, session, correlation, request));
+        }
+        Kind::ListClients => {
+            later(session, frame, |request| clients::list(shard, session, correlation, &request));
+        }
+        Kind::BrokerStats => serve(session, frame, |request| clients::stats(shard, &request)),
+        Kind::Authenticate
         | Kind::RegisterBroker
         | Kind::UnregisterBroker
         | Kind::GetRoutes
@@ -187,6 +197,43 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
                 Status::new(Code::Unsupported, format!("{} is not served by this broker", kind.name()));
             fail_kind(session, frame.head.kind, correlation, &status);
         }
+    }
+}
+
+/// Serves a request of a member of a group.
+fn group_member(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame, kind: Kind) {
+    let correlation = frame.head.correlation;
+    match kind {
+        Kind::GroupHeartbeat => {
+            later(session, frame, |request| groups::heartbeat(shard, session, correlation, request));
+        }
+        Kind::LeaveGroup => {
+            later(session, frame, |request| groups::leave(shard, session, correlation, request));
+        }
+        Kind::LeaseHeartbeat => {
+            later(session, frame, |request| grants::lease(shard, session, correlation, request));
+        }
+        Kind::GrantQueues => {
+            later(session, frame, |request| grants::grant(shard, session, correlation, request));
+        }
+        _ => later(session, frame, |request| grants::release(shard, session, correlation, request)),
+    }
+}
+
+/// Serves a request of an operator about groups.
+fn group_operator(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame, kind: Kind) {
+    let correlation = frame.head.correlation;
+    match kind {
+        Kind::ListGroups => {
+            later(session, frame, |request| group_admin::list(shard, session, correlation, &request));
+        }
+        Kind::DescribeGroup => {
+            later(session, frame, |request| group_admin::describe(shard, session, correlation, &request));
+        }
+        Kind::DeleteGroup => {
+            later(session, frame, |request| group_admin::delete(shard, session, correlation, &request));
+        }
+        _ => later(session, frame, |request| group_admin::reset(shard, session, correlation, request)),
     }
 }
 

@@ -3,25 +3,23 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use equeue_net::Code;
 use equeue_net::api::{
     CommitItem, CommitOffsets, CommitOffsetsAnswer, CommitOutcome, FetchOffsets, FetchOffsetsAnswer,
     ListOffsets, ListOffsetsAnswer, ListOffsetsOutcome, OffsetAt, Status,
 };
 use equeue_record::{Offset, QueueKey};
-use equeue_storage::log::{AppendError, AtomicPart, ReadError};
+use equeue_storage::log::ReadError;
 
 use super::spawn_answer;
-use crate::group::{CommitDecision, Progress, decide_commit, group_name_is_valid};
-use crate::shard::answers::{Tickets, note};
+use crate::group::{CommitDecision, Progress, group_name_is_valid};
 use crate::shard::call::{Call, Reply};
-use crate::shard::catalog::ENTRIES_MAX;
+use crate::shard::holds::{self, Writes, host_of};
 use crate::shard::router::Scatter;
 use crate::shard::session::Session;
-use crate::shard::state::{LogHost, Shard};
-use crate::state_key;
+use crate::shard::state::Shard;
 
+/// What is told of a name that no group can have.
 pub(crate) fn invalid_group(name: &str) -> Status {
     Status::new(Code::Invalid, format!("`{name}` cannot be a group's name"))
 }
@@ -32,11 +30,12 @@ pub(crate) fn commit(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32,
         return session.fail::<CommitOffsetsAnswer>(correlation, invalid_group(&request.group));
     }
     let group: Arc<str> = Arc::from(request.group);
+    let member = session.member().incarnation;
     let scatter = Scatter {
         queue: |item: &CommitItem| item.queue,
-        call: Box::new(move |items| Call::Commit { group: Arc::clone(&group), items }),
+        call: Box::new(move |items| Call::Commit { group: Arc::clone(&group), member, items }),
         read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
-        missing: |item, code| outcome(item.queue, code, None),
+        missing: |item, code| commit_outcome(item.queue, code, None),
     };
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
@@ -55,7 +54,7 @@ pub(crate) fn fetch(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         queue: |queue: &QueueKey| *queue,
         call: Box::new(move |queues| Call::FetchOffsets { group: Arc::clone(&group), queues }),
         read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
-        missing: |queue, code| outcome(*queue, code, None),
+        missing: |queue, code| commit_outcome(*queue, code, None),
     };
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
@@ -79,151 +78,74 @@ pub(crate) fn list(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, r
     });
 }
 
-fn outcome(queue: QueueKey, code: Code, progress: Option<Progress>) -> CommitOutcome {
+/// What is told of a group in a queue.
+pub(crate) fn commit_outcome(queue: QueueKey, code: Code, progress: Option<Progress>) -> CommitOutcome {
     let progress = progress.unwrap_or_default();
     CommitOutcome { queue, code, committed: progress.committed, grant_epoch: progress.grant_epoch }
 }
 
-/// The log of a queue of this shard, or what is told instead.
-pub(crate) fn host_of(shard: &Shard, queue: QueueKey) -> Result<(usize, &LogHost), Code> {
-    let home = shard.home(queue).ok_or_else(|| shard.unknown_queue(queue))?;
-    shard.log_of(&home).ok_or(Code::Internal)
-}
-
-/// What is durable of a group in a queue.
-fn durable_progress(host: &LogHost, key: &[u8]) -> Result<Option<Progress>, Code> {
-    let Some(value) = host.log.state(key) else { return Ok(None) };
-    let progress = Progress::decode(&value);
-    if progress.is_none() {
-        tracing::error!(?key, "a stored group offset has a layout that this build does not know");
-    }
-    progress.map(Some).ok_or(Code::Internal)
-}
-
-/// What is in force of a group in a queue: appended, or durable.
-pub(crate) fn current_progress(host: &LogHost, key: &[u8]) -> Result<Option<Progress>, Code> {
-    let pending = host.offsets.borrow().pending(key);
-    match pending {
-        Some((progress, _)) => Ok(Some(progress)),
-        None => durable_progress(host, key),
+/// Takes back what was not made durable.
+pub(crate) fn fail(outcomes: &mut [CommitOutcome], failed: Vec<(usize, Code)>) {
+    for (item, code) in failed {
+        if let Some(outcome) = outcomes.get_mut(item) {
+            *outcome = commit_outcome(outcome.queue, code, None);
+        }
     }
 }
 
 /// Commits in queues of this shard; ends when it is durable.
-pub(crate) async fn commit_here(shard: &Rc<Shard>, group: &str, items: &[CommitItem]) -> Vec<CommitOutcome> {
+pub(crate) async fn commit_here(
+    shard: &Rc<Shard>,
+    group: &Arc<str>,
+    member: u128,
+    items: &[CommitItem],
+) -> Vec<CommitOutcome> {
+    let (now_ms, rules) = (shard.lease_ms(), shard.group_rules());
+    let mut writes = Writes::new(shard, group);
     let mut outcomes = Vec::with_capacity(items.len());
-    let mut tickets = Tickets::new();
-    for items in items.chunks(ENTRIES_MAX) {
-        append_commits(shard, group, items, &mut outcomes, &mut tickets);
-    }
-    for (place, ticket) in tickets {
-        let Some(host) = shard.logs.get(place) else { continue };
-        if host.log.wait_durable(ticket).await.is_err() {
-            for outcome in outcomes.iter_mut().filter(|outcome| outcome.code == Code::Ok) {
-                outcome.code = Code::LogFailed;
+    let mut stored = 0;
+    for (place, item) in items.iter().enumerate() {
+        let mut spot = match holds::spot(shard, item.queue, group) {
+            Ok(spot) => spot,
+            Err(code) => {
+                outcomes.push(commit_outcome(item.queue, code, None));
+                continue;
             }
-        }
+        };
+        let by = (member, item.grant_epoch);
+        let decided = spot.grant.commit(by, item.offset, spot.bounds, now_ms, rules);
+        stored += u64::from(matches!(decided, CommitDecision::Store(_)));
+        let record = spot.grant.record();
+        let code = writes.note(shard, place, item.queue, spot, decided);
+        outcomes.push(commit_outcome(item.queue, code, Some(record)));
     }
+    writes.append(shard);
+    let failed = writes.durable(shard).await;
+    shard.stats.offsets_committed.add(stored.saturating_sub(failed.len() as u64));
+    fail(&mut outcomes, failed);
     outcomes
 }
 
-/// Entries for one log, and the outcomes (by place) that depend on them.
-#[derive(Default)]
-struct Entries {
-    parts: Vec<(Vec<u8>, Progress)>,
-    places: Vec<usize>,
-}
-
-fn append_commits(
-    shard: &Shard,
-    group: &str,
-    items: &[CommitItem],
-    outcomes: &mut Vec<CommitOutcome>,
-    tickets: &mut Tickets,
-) {
-    let mut entries: Vec<Entries> = shard.logs.iter().map(|_| Entries::default()).collect();
-    for item in items {
-        let decided = decide(shard, group, item, tickets);
-        let told = match decided {
-            Err(code) => outcome(item.queue, code, None),
-            Ok((place, key, CommitDecision::Store(progress), _)) => {
-                if let Some(of_log) = entries.get_mut(place) {
-                    of_log.parts.push((key, progress));
-                    of_log.places.push(outcomes.len());
-                }
-                outcome(item.queue, Code::Ok, Some(progress))
+/// Where a group is in queues of this shard, durably.
+pub(crate) async fn fetch_here(
+    shard: &Rc<Shard>,
+    group: &Arc<str>,
+    queues: &[QueueKey],
+) -> Vec<CommitOutcome> {
+    let mut writes = Writes::new(shard, group);
+    let mut outcomes = Vec::with_capacity(queues.len());
+    for (item, queue) in queues.iter().enumerate() {
+        outcomes.push(match host_of(shard, *queue) {
+            Ok((place, _)) => {
+                let (grant, ticket) = shard.holds.borrow().grant(*queue, group);
+                writes.rest(item, place, ticket);
+                commit_outcome(*queue, Code::Ok, Some(grant.record()))
             }
-            Ok((.., CommitDecision::Keep, current)) => outcome(item.queue, Code::Ok, current),
-            Ok((.., CommitDecision::Refuse(code), current)) => outcome(item.queue, code, current),
-        };
-        outcomes.push(told);
+            Err(code) => commit_outcome(*queue, code, None),
+        });
     }
-    for (place, (host, entries)) in shard.logs.iter().zip(entries).enumerate() {
-        if entries.parts.is_empty() {
-            continue;
-        }
-        match append(host, entries.parts) {
-            Ok(ticket) => {
-                shard.stats.offsets_committed.add(entries.places.len() as u64);
-                note(tickets, place, ticket);
-            }
-            Err(error) => {
-                let code = crate::shard::catalog::status_of(&error).code;
-                for at in entries.places {
-                    if let Some(outcome) = outcomes.get_mut(at) {
-                        *outcome = CommitOutcome { code, committed: None, ..*outcome };
-                    }
-                }
-            }
-        }
-    }
-}
-
-type Decided = (usize, Vec<u8>, CommitDecision, Option<Progress>);
-
-/// Decides on one commit; one that rests on a value on its way waits for it.
-fn decide(shard: &Shard, group: &str, item: &CommitItem, tickets: &mut Tickets) -> Result<Decided, Code> {
-    let (place, host) = host_of(shard, item.queue)?;
-    if shard.broker.writes_stopped() {
-        return Err(Code::LogFailed);
-    }
-    let key = state_key::group_offset(item.queue, group);
-    let pending = host.offsets.borrow().pending(&key);
-    let current = match pending {
-        Some((progress, ticket)) => {
-            note(tickets, place, ticket);
-            Some(progress)
-        }
-        None => durable_progress(host, &key)?,
-    };
-    let bounds = host.log.bounds(item.queue).ok_or(Code::QueueNotFound)?;
-    Ok((place, key, decide_commit(current, item, bounds), current))
-}
-
-fn append(host: &LogHost, parts: Vec<(Vec<u8>, Progress)>) -> Result<equeue_storage::Ticket, AppendError> {
-    let part = |(key, progress): &(Vec<u8>, Progress)| AtomicPart::State {
-        key: Bytes::copy_from_slice(key),
-        value: Some(Bytes::from(progress.encode())),
-    };
-    let ticket = host.log.append_atomic(parts.iter().map(part).collect())?;
-    let mut offsets = host.offsets.borrow_mut();
-    for (key, progress) in parts {
-        offsets.appended(key, progress, ticket);
-    }
-    Ok(ticket)
-}
-
-/// What is durable of a group in queues of this shard.
-pub(crate) fn fetch_here(shard: &Shard, group: &str, queues: &[QueueKey]) -> Vec<CommitOutcome> {
-    let one = |queue: QueueKey| {
-        let (_, host) = host_of(shard, queue)?;
-        durable_progress(host, &state_key::group_offset(queue, group))
-    };
-    let told = |queue: &QueueKey| match one(*queue) {
-        Ok(progress) => outcome(*queue, Code::Ok, progress),
-        Err(code) => outcome(*queue, code, None),
-    };
-    queues.iter().map(told).collect()
+    fail(&mut outcomes, writes.durable(shard).await);
+    outcomes
 }
 
 /// Offsets of queues of this shard.

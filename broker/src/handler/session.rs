@@ -1,9 +1,12 @@
 //! Hello and heartbeats.
 
+use std::sync::Arc;
+
 use equeue_net::Code;
 use equeue_net::api::{Heartbeat, HeartbeatAnswer, Hello, HelloAnswer, Status};
 use equeue_net::frame::FRAME_VERSION;
 
+use crate::group::{Link, Member};
 use crate::shard::session::Session;
 use crate::shard::state::Shard;
 
@@ -17,6 +20,8 @@ pub(crate) fn hello(shard: &Shard, session: &Session, request: &Hello) -> HelloA
         return HelloAnswer { status: Status::new(Code::Unsupported, detail), ..HelloAnswer::default() };
     }
     session.greeted.set(true);
+    *session.client.borrow_mut() =
+        Member { client_id: Arc::from(request.client_id.as_str()), incarnation: request.incarnation };
     session.link.set_opened();
     tracing::debug!(peer = %session.link.peer(), client = request.client_id, "client connected");
     let broker = &shard.broker;
@@ -35,6 +40,7 @@ pub(crate) fn hello(shard: &Shard, session: &Session, request: &Hello) -> HelloA
 
 /// Remembers who is there.
 pub(crate) fn heartbeat(shard: &Shard, session: &Session, beat: Heartbeat) -> HeartbeatAnswer {
-    shard.presence.borrow_mut().beat(session.id, beat, shard.now_ms());
+    let link = Link { id: session.id, address: session.link.peer().to_string() };
+    shard.presence.borrow_mut().beat(link, session.member(), beat, shard.now_ms());
     HeartbeatAnswer { status: Status::OK }
 }

@@ -3,11 +3,17 @@
 use std::rc::Rc;
 
 use equeue_net::Code;
-use equeue_net::api::{Answer, CreateTopic, CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, Status};
+use equeue_net::api::{
+    Answer, CreateTopic, CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, RemoveQueues, RemoveQueuesAnswer,
+    SetQueueAccess, SetQueueAccessAnswer, Status,
+};
+use equeue_record::{Offset, QueueKey};
 use futures::channel::oneshot;
 
+use super::groups::ask;
 use super::{RETRY_MS, spawn_answer};
-use crate::catalog::{plan_create, plan_delete, plan_hidden};
+use crate::catalog::{plan_access, plan_create, plan_delete, plan_hidden, plan_remove, removed_by};
+use crate::fetch::Source as _;
 use crate::shard::call::{Call, Reply};
 use crate::shard::mesh::Pool;
 use crate::shard::session::Session;
@@ -24,6 +30,28 @@ pub(crate) fn create(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32,
 pub(crate) fn delete(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: DeleteTopic) {
     let read = |reply| if let Reply::Deleted(answer) = reply { Some(answer) } else { None };
     on_shard_0(shard, session, correlation, Call::DeleteTopic(request), read);
+}
+
+/// Serves `SetQueueAccess`.
+pub(crate) fn set_access(
+    shard: &Rc<Shard>,
+    session: &Rc<Session>,
+    correlation: u32,
+    request: SetQueueAccess,
+) {
+    let read = |reply| if let Reply::AccessSet(answer) = reply { Some(answer) } else { None };
+    on_shard_0(shard, session, correlation, Call::SetQueueAccess(request), read);
+}
+
+/// Serves `RemoveQueues`.
+pub(crate) fn remove_queues(
+    shard: &Rc<Shard>,
+    session: &Rc<Session>,
+    correlation: u32,
+    request: RemoveQueues,
+) {
+    let read = |reply| if let Reply::Removed(answer) = reply { Some(answer) } else { None };
+    on_shard_0(shard, session, correlation, Call::RemoveQueues(request), read);
 }
 
 /// Has shard 0 do it; what was begun is ended there, whether or not the connection lives to see it.
@@ -96,4 +124,81 @@ pub(crate) async fn make_hidden(shard: &Rc<Shard>, topic: &str) -> Result<(), St
         Ok(Reply::Made(made)) => made,
         _ => Err(Status::new(Code::NotReady, "the broker is stopping")),
     }
+}
+
+/// Opens or closes queues; on shard 0.
+pub(crate) async fn set_access_here(shard: &Rc<Shard>, request: &SetQueueAccess) -> SetQueueAccessAnswer {
+    let result = catalog::change(shard, |catalog| plan_access(catalog, request)).await;
+    let topic = shard.catalog().topic(&request.topic).map(|topic| topic.snapshot(shard.shards()));
+    if result.is_ok() {
+        tracing::info!(topic = request.topic, ordinals = ?request.ordinals, send = ?request.send,
+            consume = ?request.consume, "access to queues set");
+    }
+    SetQueueAccessAnswer { status: result.err().unwrap_or(Status::OK), topic }
+}
+
+/// Removes the highest queues of a topic; on shard 0. Unless it is forced, each of them takes and gives nothing any more,
+/// and every group has consumed it.
+pub(crate) async fn remove_queues_here(shard: &Rc<Shard>, request: &RemoveQueues) -> RemoveQueuesAnswer {
+    let refused = if request.force { None } else { not_drained(shard, request).await };
+    let result = match refused {
+        Some(status) => Err(status),
+        None => catalog::change(shard, |catalog| plan_remove(catalog, request)).await,
+    };
+    let topic = shard.catalog().topic(&request.topic).map(|topic| topic.snapshot(shard.shards()));
+    if result.is_ok() {
+        tracing::info!(
+            topic = request.topic,
+            queues = request.map.len(),
+            forced = request.force,
+            "queues removed"
+        );
+    }
+    RemoveQueuesAnswer { status: result.err().unwrap_or(Status::OK), topic }
+}
+
+/// Why messages would be lost. Sending to the queues is forbidden already (the plan looks at that), so nothing is
+/// added between this and the removal.
+async fn not_drained(shard: &Rc<Shard>, request: &RemoveQueues) -> Option<Status> {
+    let removed = removed_by(&shard.catalog(), request);
+    let sealed = removed.iter().all(|home| !home.writable);
+    if removed.is_empty() || !sealed {
+        return None; // the plan tells why
+    }
+    let mut full = Vec::new();
+    for to in 0..shard.shards() {
+        let here = removed.iter().filter(|home| crate::catalog::shard_of(home.log, shard.shards()) == to);
+        let queues: Vec<QueueKey> = here.map(|home| home.key).collect();
+        if queues.is_empty() {
+            continue;
+        }
+        match ask(shard, to, Call::Undrained { queues }).await {
+            Some(Reply::Undrained(more)) => full.extend(more),
+            _ => return Some(Status::busy(RETRY_MS, format!("shard {to} has too much to do"))),
+        }
+    }
+    let mut ordinals: Vec<u32> =
+        removed.iter().filter(|home| full.contains(&home.key)).map(|home| home.ordinal).collect();
+    ordinals.sort_unstable();
+    (!ordinals.is_empty()).then(|| {
+        let detail = format!(
+            "queues {ordinals:?} of topic `{}` hold messages that no group, or not every group, has consumed; wait, or force it",
+            request.topic
+        );
+        Status::new(Code::NotDrained, detail)
+    })
+}
+
+/// Which of these queues of this shard hold messages that not every group has consumed, or that there is no group for.
+pub(crate) fn undrained_here(shard: &Shard, queues: Vec<QueueKey>) -> Vec<QueueKey> {
+    let holds = shard.holds.borrow();
+    let is_full = |queue: &QueueKey| {
+        let Some(bounds) = shard.bounds(*queue) else { return false };
+        let mut groups = holds.committed(*queue).peekable();
+        let empty = bounds.start == bounds.end;
+        let nobody = groups.peek().is_none();
+        let behind = |at: Option<Offset>| at.unwrap_or(bounds.start) < bounds.end;
+        !empty && (nobody || groups.any(|(_, at)| behind(at)))
+    };
+    queues.into_iter().filter(is_full).collect()
 }

@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use equeue_net::Code;
 use equeue_net::api::{
-    AckLevel, CancelDelayed, CancelDelayedAnswer, CommitItem, CommitOutcome, CreateTopic, CreateTopicAnswer,
-    DeleteTopic, DeleteTopicAnswer, FetchOutcome, HandBackItem, HandBackOutcome, ListOffsetsOutcome,
-    LogState, OffsetAt, ProduceOutcome, Status,
+    AckLevel, CancelDelayed, CancelDelayedAnswer, ClientEntry, CommitItem, CommitOutcome, CreateTopic,
+    CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, FetchOutcome, GrantOutcome, GroupHeartbeat,
+    GroupHeartbeatAnswer, HandBackItem, HandBackOutcome, HeldQueue, ListOffsetsOutcome, LogState, OffsetAt,
+    ProduceOutcome, ReleaseItem, RemoveQueues, RemoveQueuesAnswer, ResetOutcome, SetQueueAccess,
+    SetQueueAccessAnswer, Status,
 };
 use equeue_net::transport::listener::Accepted;
-use equeue_record::QueueKey;
+use equeue_record::{Offset, QueueKey};
 use equeue_storage::log::QueueBounds;
 
 use super::mesh;
 use crate::catalog::Catalog;
 use crate::fetch::FetchJob;
+use crate::group::{Beat, Link, Member};
+use crate::handler::grants::Wish;
+use crate::handler::group_admin::GroupHere;
 
 /// A request of one shard to another.
 #[derive(Debug)]
@@ -44,9 +50,39 @@ pub(crate) enum Call {
     Commit {
         /// The group.
         group: Arc<str>,
+        /// Who commits.
+        member: u128,
         /// Its queues.
         items: Vec<CommitItem>,
     },
+    /// Extend leases.
+    Beat { group: Arc<str>, member: u128, generation: u64, held: Vec<HeldQueue> },
+    /// Grant what is free.
+    Grant { wish: Wish, queues: Vec<QueueKey> },
+    /// End grants.
+    Release { group: Arc<str>, member: u128, items: Vec<ReleaseItem> },
+    /// End everything that a member has here: grants, and its membership.
+    Leave { group: Arc<str>, member: Member },
+    /// A member of a group of this shard says that it is there.
+    GroupBeat { member: Member, link: Link, beat: GroupHeartbeat },
+    /// A connection of a member is closed.
+    GroupClosed { group: Arc<str>, member: Member, link: u64 },
+    /// Only of shard 0: a durable generation above this one and all before.
+    RaiseGeneration { group: Arc<str>, above: u64 },
+    /// What is known of all groups, or of one.
+    Groups { only: Option<Arc<str>> },
+    /// Forget a group that has nobody here.
+    DropGroup { group: Arc<str> },
+    /// Set offsets.
+    Reset { group: Arc<str>, dry_run: bool, items: Vec<(QueueKey, Offset)> },
+    /// Who is connected.
+    Clients,
+    /// Which of these queues hold messages that a group has not consumed.
+    Undrained { queues: Vec<QueueKey> },
+    /// Only of shard 0.
+    SetQueueAccess(SetQueueAccess),
+    /// Only of shard 0.
+    RemoveQueues(RemoveQueues),
     /// Offsets of a group.
     FetchOffsets {
         /// The group.
@@ -68,6 +104,8 @@ pub(crate) enum Call {
     HandBack {
         /// The group.
         group: Arc<str>,
+        /// Who hands back.
+        member: u128,
         /// A message handed back so often is dead.
         attempts_max: u32,
         /// The messages.
@@ -104,6 +142,17 @@ pub(crate) enum Reply {
     Made(Result<(), Status>),
     Cancelled(CancelDelayedAnswer),
     Logs(Vec<LogState>),
+    Beaten(Vec<Result<Beat, Code>>),
+    Granted(Vec<GrantOutcome>),
+    GroupBeaten(GroupHeartbeatAnswer),
+    Generation(Result<u64, Status>),
+    Groups(Vec<GroupHere>),
+    Dropped(Result<usize, Status>),
+    Reset(Vec<ResetOutcome>),
+    Clients(Vec<ClientEntry>),
+    Undrained(Vec<QueueKey>),
+    AccessSet(SetQueueAccessAnswer),
+    Removed(RemoveQueuesAnswer),
     Created(CreateTopicAnswer),
     Deleted(DeleteTopicAnswer),
     Done,

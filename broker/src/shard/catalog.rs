@@ -126,6 +126,9 @@ pub(crate) fn adopt(shard: &Rc<Shard>, catalog: &Arc<Catalog>) {
         }
     }
     let old = shard.replace_catalog(Arc::clone(catalog));
+    let hidden = old.queues().filter(|home| home.readable).map(|home| home.key);
+    let hidden = hidden.filter(|key| catalog.queue(*key).is_some_and(|home| !home.readable));
+    fetch::wake(shard, &hidden.collect::<Vec<_>>()); // told so
     let gone: Vec<QueueHome> =
         old.queues().filter(|home| catalog.queue(home.key).is_none()).copied().collect();
     fetch::forget(shard, gone.iter().map(|home| home.key));
@@ -151,9 +154,9 @@ fn remove_queues(shard: &Shard, gone: &[QueueHome]) {
 fn forget_state(shard: &Shard, home: &QueueHome) {
     let Some((_, host)) = shard.log_of(home) else { return };
     let mut keys = delay::forget(host, home.key);
-    for prefix in [state_key::group_offsets(home.key), state_key::handed_back_in(home.key)] {
-        host.log.state_with_prefix(&prefix, &mut |key, _| keys.push(key.to_vec()));
-    }
+    let groups = shard.holds.borrow_mut().remove_queue(home.key);
+    keys.extend(groups.iter().map(|group| state_key::group_offset(home.key, group)));
+    host.log.state_with_prefix(&state_key::handed_back_in(home.key), &mut |key, _| keys.push(key.to_vec()));
     remove_entries(host, home.key, &keys);
 }
 

@@ -28,7 +28,6 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
 }
 
 fn flushed(shard: &Rc<Shard>, host: &LogHost, place: usize, durable: Ticket, queues: &[QueueKey]) {
-    host.offsets.borrow_mut().settle(durable);
     let now_us = shard.now_us();
     let waiters = host.waiters.take();
     let mut left = Vec::with_capacity(waiters.len());

@@ -4,6 +4,8 @@ pub(crate) mod answers;
 pub(crate) mod call;
 pub(crate) mod catalog;
 pub(crate) mod complete;
+pub(crate) mod group_sweep;
+pub(crate) mod holds;
 pub mod mesh;
 pub(crate) mod router;
 pub(crate) mod run;

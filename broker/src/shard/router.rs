@@ -56,8 +56,8 @@ pub(crate) fn produce(shard: &Rc<Shard>, session: &Rc<Session>, forward: Forward
         for (places, reply) in replies {
             let told = match reply.await {
                 Ok(Reply::Produced(told)) if told.len() == places.len() => told,
-                // The other shard is gone: what became of them is not known.
-                _ => vec![produce::refused(Code::NotReady, RETRY_MS); places.len()],
+                // The other shard is gone: they may be stored or not, so the producer must not take them for refused.
+                _ => vec![produce::refused(Code::LogFailed, RETRY_MS); places.len()],
             };
             for (place, outcome) in places.into_iter().zip(told) {
                 if let Some(slot) = outcomes.get_mut(place) {
@@ -118,7 +118,8 @@ pub(crate) fn fetch(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         let status = Status::busy(RETRY_MS, "the shards of these queues have too much to do");
         return session.fail::<FetchAnswer>(correlation, status);
     }
-    let gathering = Gathering { token, asked, replies };
+    let replaced = session.forward_fetch(job.fetch_id);
+    let gathering = Gathering { token, asked, replies, replaced };
     shard.spawn(gathering.run(Rc::clone(shard), Rc::clone(session), correlation, job.fetch_id));
 }
 
@@ -127,19 +128,25 @@ struct Gathering {
     token: u32,
     asked: Vec<u16>,
     replies: FuturesUnordered<Answered>,
+    /// Ends when a newer fetch of the same id comes.
+    replaced: oneshot::Receiver<()>,
 }
 
 impl Gathering {
     async fn run(mut self, shard: Rc<Shard>, session: Rc<Session>, correlation: u32, fetch_id: u32) {
-        let (key, mut closed) = session.forwarding();
+        let (key, closed) = session.forwarding();
+        let mut ended = select(closed, self.replaced);
         let mut told: Vec<Reply> = Vec::new();
-        let open = match select(self.replies.next(), &mut closed).await {
+        let open = match select(self.replies.next(), &mut ended).await {
             Either::Left((first, _)) => {
                 told.extend(first.flatten());
                 true
             }
-            Either::Right(_) => false,
+            Either::Right((Either::Left(_), _)) => false,
+            Either::Right((Either::Right(_), _)) => true, // replaced by a newer one
         };
+        drop(ended);
+        session.fetch_answered(fetch_id);
         if !self.replies.is_empty() {
             for of in &self.asked {
                 cancel(&shard, *of, self.token).await;

@@ -18,12 +18,13 @@ use futures::future::{Either, join_all, select, try_join_all};
 use super::call::{Call, Mesh, Reply};
 use super::mesh::MeshEnd;
 use super::state::{Log, Shard, ShardParts};
-use super::{catalog, complete, serve};
+use super::{catalog, complete, group_sweep, serve};
 use crate::broker::Broker;
 use crate::config::StorageMode;
 use crate::data_dir::log_dir;
 use crate::delay;
 use crate::error::BrokerError;
+use crate::group::LOOK_EVERY_MS;
 use crate::handler::fetch;
 use crate::register::Registrar;
 use crate::retention;
@@ -87,7 +88,9 @@ async fn live(start: ShardStart) -> Result<(), BrokerError> {
         shard.spawn(retention::run(Rc::clone(&shard), place));
         shard.spawn(delay::run(Rc::clone(&shard), place));
     }
+    super::holds::load(&shard);
     shard.spawn(serve::run(Rc::clone(&shard)));
+    shard.spawn(look_at_lease_clock(Rc::clone(&shard)));
     shard.spawn(fetch::run_deadlines(Rc::clone(&shard)));
     shard.spawn(tick(Rc::clone(&shard)));
     let prepared = prepare(&shard).await;
@@ -223,6 +226,14 @@ async fn close(shard: &Shard) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// Looks at the lease clock often enough to see when the shard stands still.
+async fn look_at_lease_clock(shard: Rc<Shard>) {
+    loop {
+        shard.io.sleep(Duration::from_millis(LOOK_EVERY_MS)).await;
+        shard.lease_ms();
+    }
+}
+
 /// Forgets who is silent; copies the logs' own figures.
 async fn tick(shard: Rc<Shard>) {
     loop {
@@ -232,6 +243,7 @@ async fn tick(shard: Rc<Shard>) {
             presence.expire(shard.now_ms(), shard.broker.config.timers.presence_ms);
             presence.counts()
         };
+        group_sweep::run(&shard);
         shard.stats.producers.set(counts.producers as u64);
         shard.stats.consumers.set(counts.consumers as u64);
         shard.publish_log_stats();

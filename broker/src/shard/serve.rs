@@ -12,7 +12,9 @@ use super::mesh::{Asked, Pool};
 use super::state::Shard;
 use crate::fetch::Source as _;
 use crate::handler::produce::Appends;
-use crate::handler::{FrameHandler, delayed, describe, fetch, hand_back, offsets, topics};
+use crate::handler::{
+    FrameHandler, clients, delayed, describe, fetch, grants, group_admin, groups, hand_back, offsets, topics,
+};
 
 /// Calls served before other tasks run.
 const TURN_CALLS: usize = 64;
@@ -72,14 +74,34 @@ fn spawn_reply(shard: &Rc<Shard>, call: Call, responder: Responder) {
 /// Does what is asked, with the queues of this shard.
 pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
     match call {
-        Call::Commit { group, items } => Reply::Committed(offsets::commit_here(shard, &group, &items).await),
-        Call::FetchOffsets { group, queues } => Reply::Committed(offsets::fetch_here(shard, &group, &queues)),
+        Call::Commit { group, member, items } => {
+            Reply::Committed(offsets::commit_here(shard, &group, member, &items).await)
+        }
+        Call::FetchOffsets { group, queues } => {
+            Reply::Committed(offsets::fetch_here(shard, &group, &queues).await)
+        }
+        Call::Beat { .. }
+        | Call::Grant { .. }
+        | Call::Release { .. }
+        | Call::Leave { .. }
+        | Call::GroupBeat { .. }
+        | Call::GroupClosed { .. }
+        | Call::RaiseGeneration { .. } => execute_for_member(shard, call).await,
+        Call::Groups { only } => Reply::Groups(group_admin::groups_here(shard, only.as_ref())),
+        Call::DropGroup { group } => Reply::Dropped(group_admin::drop_here(shard, &group).await),
+        Call::Reset { group, dry_run, items } => {
+            Reply::Reset(group_admin::reset_here(shard, &group, dry_run, &items).await)
+        }
+        Call::Clients => Reply::Clients(clients::clients_here(shard)),
+        Call::Undrained { queues } => Reply::Undrained(topics::undrained_here(shard, queues)),
+        Call::SetQueueAccess(request) => Reply::AccessSet(topics::set_access_here(shard, &request).await),
+        Call::RemoveQueues(request) => Reply::Removed(topics::remove_queues_here(shard, &request).await),
         Call::ListOffsets { items } => Reply::Listed(offsets::list_here(shard, &items).await),
         Call::Bounds { queues } => {
             Reply::Bounds(queues.into_iter().map(|queue| shard.bounds(queue)).collect())
         }
-        Call::HandBack { group, attempts_max, items } => {
-            Reply::HandedBack(hand_back::here(shard, &group, attempts_max, &items).await)
+        Call::HandBack { group, member, attempts_max, items } => {
+            Reply::HandedBack(hand_back::here(shard, &group, member, attempts_max, &items).await)
         }
         Call::MakeHidden { topic } if shard.index == 0 => {
             Reply::Made(topics::make_hidden_here(shard, &topic).await)
@@ -100,6 +122,35 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         Call::CreateTopic(_) => Reply::Created(CreateTopicAnswer { status: misrouted(), topic: None }),
         Call::DeleteTopic(_) => Reply::Deleted(DeleteTopicAnswer { status: misrouted() }),
         Call::Produce { .. } | Call::Fetch { .. } | Call::CancelFetch { .. } | Call::Serve(_) => Reply::Done,
+    }
+}
+
+/// Does what a member of a group asks.
+async fn execute_for_member(shard: &Rc<Shard>, call: Call) -> Reply {
+    match call {
+        Call::Beat { group, member, generation, held } => {
+            Reply::Beaten(grants::beat_here(shard, &group, member, generation, &held).await)
+        }
+        Call::Grant { wish, queues } => Reply::Granted(grants::grant_here(shard, &wish, &queues).await),
+        Call::Release { group, member, items } => {
+            Reply::Committed(grants::release_here(shard, &group, member, &items).await)
+        }
+        Call::Leave { group, member } => {
+            groups::leave_shard(shard, &group, &member).await;
+            Reply::Done
+        }
+        Call::GroupBeat { member, link, beat } => {
+            Reply::GroupBeaten(groups::beat_here(shard, &member, link, &beat).await)
+        }
+        Call::GroupClosed { group, member, link } => {
+            shard.registry.borrow_mut().closed(&group, &member, link);
+            Reply::Done
+        }
+        Call::RaiseGeneration { group, above } if shard.index == 0 => {
+            Reply::Generation(groups::raise_here(shard, &group, above).await)
+        }
+        Call::RaiseGeneration { .. } => Reply::Generation(Err(misrouted())),
+        _ => Reply::Done,
     }
 }
 

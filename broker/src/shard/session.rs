@@ -1,10 +1,11 @@
 //! A connection as the shard sees it: who is there, what waits to be answered, what waits to be looked at.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use equeue_net::api::{Answer, Status};
+use equeue_net::api::{Answer, HeldQueue, Status};
 use equeue_net::frame::{FLAG_ANSWER, Frame, FrameError, put_frame};
 use equeue_net::transport::{CloseReason, Connection, Hold};
 use equeue_storage::log::LogSlice;
@@ -13,6 +14,7 @@ use slab::Slab;
 
 use super::answers::Answers;
 use crate::fetch::FetchJob;
+use crate::group::Member;
 
 /// Who asks. Every handler is given one; there is no authentication yet, so there is one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,13 @@ pub(crate) struct SlowFetch {
     pub(crate) job: FetchJob,
 }
 
+/// A list that a member told, and its hash.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) hash: u64,
+    pub(crate) queues: Rc<[HeldQueue]>,
+}
+
 /// One connection of this shard.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -48,6 +57,12 @@ pub(crate) struct Session {
     pub(crate) greeted: Cell<bool>,
     /// Who is there.
     pub(crate) principal: Principal,
+    /// The client, as its Hello named it.
+    pub(crate) client: RefCell<Member>,
+    /// What the member holds here by its last full heartbeat, by group.
+    pub(crate) held: RefCell<HashMap<Arc<str>, Held>>,
+    /// Groups that it heartbeats for, and the shard that keeps their members.
+    pub(crate) groups: RefCell<HashMap<Arc<str>, u16>>,
     /// Answers that wait for durability.
     pub(crate) answers: RefCell<Answers<ProduceHold>>,
     /// Frames that wait for the shard to have room for their bytes. While there are any, the socket is not read.
@@ -58,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) slow_running: Cell<bool>,
     /// The queue with which the next fetch begins.
     pub(crate) rotation: Cell<usize>,
+    /// Fetches that other shards serve for it, by fetch id: dropped when a newer one replaces them.
+    forwarded_fetches: RefCell<HashMap<u32, oneshot::Sender<()>>>,
     /// Dropped when the connection closes: what was forwarded for it ends then.
     forwarded: RefCell<Slab<oneshot::Sender<()>>>,
 }
@@ -69,13 +86,22 @@ impl Session {
             link,
             greeted: Cell::new(false),
             principal: Principal::Anonymous,
+            client: RefCell::default(),
+            held: RefCell::default(),
+            groups: RefCell::default(),
             answers: RefCell::new(Answers::new(logs)),
             backlog: RefCell::default(),
             slow_fetches: RefCell::default(),
             slow_running: Cell::new(false),
             rotation: Cell::new(0),
+            forwarded_fetches: RefCell::default(),
             forwarded: RefCell::default(),
         }
+    }
+
+    /// The member that this connection belongs to.
+    pub(crate) fn member(&self) -> Member {
+        self.client.borrow().clone()
     }
 
     /// Queues an answer; one that does not fit a frame becomes an error.
@@ -124,6 +150,26 @@ impl Session {
         (self.forwarded.borrow_mut().insert(sender), receiver)
     }
 
+    /// A fetch that other shards serve; the receiver ends when a newer one with its id comes.
+    pub(crate) fn forward_fetch(&self, fetch_id: u32) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.forwarded_fetches.borrow_mut().insert(fetch_id, sender);
+        receiver
+    }
+
+    /// A newer fetch has come: the one of the same id is to be answered now.
+    pub(crate) fn replace_forwarded(&self, fetch_id: u32) {
+        self.forwarded_fetches.borrow_mut().remove(&fetch_id);
+    }
+
+    /// It is answered; forgets it unless a newer one has its place.
+    pub(crate) fn fetch_answered(&self, fetch_id: u32) {
+        let mut fetches = self.forwarded_fetches.borrow_mut();
+        if fetches.get(&fetch_id).is_some_and(oneshot::Sender::is_canceled) {
+            fetches.remove(&fetch_id);
+        }
+    }
+
     /// It is done.
     pub(crate) fn settled(&self, key: usize) {
         self.forwarded.borrow_mut().try_remove(key);
@@ -141,6 +187,8 @@ impl Session {
         self.backlog.borrow_mut().clear();
         self.slow_fetches.borrow_mut().clear();
         self.forwarded.borrow_mut().clear();
+        self.forwarded_fetches.borrow_mut().clear();
+        self.held.borrow_mut().clear();
         bytes
     }
 }

@@ -37,11 +37,35 @@ impl Signal {
     }
 }
 
+/// Wakes every task that waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    waiting: RefCell<Vec<futures::channel::oneshot::Sender<()>>>,
+}
+
+impl Bell {
+    /// Wakes all who wait now.
+    pub(crate) fn ring(&self) {
+        for waiting in self.waiting.take() {
+            let _ = waiting.send(()); // whoever is gone needs no waking
+        }
+    }
+
+    /// Ends with the next [`Bell::ring`].
+    pub(crate) fn heard(&self) -> futures::channel::oneshot::Receiver<()> {
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|sender| !sender.is_canceled());
+        waiting.push(sender);
+        receiver
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
 
-    use super::Signal;
+    use super::{Bell, Signal};
 
     #[test]
     fn signals_are_kept_as_one() {
@@ -51,5 +75,17 @@ mod tests {
         signal.set();
         assert!(signal.wait().now_or_never().is_some());
         assert!(signal.wait().now_or_never().is_none());
+    }
+
+    #[test]
+    fn a_bell_wakes_all_who_wait_and_keeps_nobody() {
+        let bell = Bell::default();
+        drop(bell.heard());
+        let (mut one, mut two) = (bell.heard(), bell.heard());
+        assert_eq!(bell.waiting.borrow().len(), 2);
+        assert!((&mut one).now_or_never().is_none());
+        bell.ring();
+        assert!((&mut one).now_or_never().is_some() && (&mut two).now_or_never().is_some());
+        assert!(bell.heard().now_or_never().is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! **Invariant**: no borrow of a cell is held while something is called that may borrow it again, or across an await.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use equeue_storage::{LogId, Ticket};
 
 use super::call::Mesh;
 use super::session::Session;
-use super::signal::Signal;
+use super::signal::{Bell, Signal};
 use crate::broker::Broker;
 use crate::catalog::{Catalog, QUEUE_COUNTER_BITS, QueueHome, shard_of};
 use crate::delay::DelayHost;
-use crate::fetch::{Lookup, Source};
-use crate::group::{OffsetTable, Presence};
+use crate::fetch::{Access, Lookup, Reader, Source};
+use crate::group::{EpochCheck, HoldTable, LeaseClock, Presence, Registry, Rules};
 use crate::handler::fetch::ParkedFetch;
 use crate::long_poll::ParkTable;
 use crate::stats::{LogStats, ShardStats};
@@ -78,8 +78,6 @@ pub(crate) struct LogHost {
     pub(crate) events: Rc<LogEvents>,
     /// Connections with answers that wait for it, each once.
     pub(crate) waiters: RefCell<Vec<Rc<Session>>>,
-    /// Group offsets on their way to it.
-    pub(crate) offsets: RefCell<OffsetTable>,
     /// Its delayed messages.
     pub(crate) delay: DelayHost,
     /// Held while messages are handed back: what they rest on is durable when the next ones are looked at.
@@ -114,6 +112,16 @@ pub(crate) struct Shard {
     pub(crate) fetch_token: Cell<u32>,
     /// Who is there.
     pub(crate) presence: RefCell<Presence>,
+    /// Grants and offsets of groups in the queues of this shard.
+    pub(crate) holds: RefCell<HoldTable>,
+    /// Names of members that were granted something since the start, by incarnation.
+    pub(crate) member_names: RefCell<HashMap<u128, Arc<str>>>,
+    /// Somebody gave a queue up: who waits for one looks again.
+    pub(crate) released: Bell,
+    /// The members of groups that this shard keeps.
+    pub(crate) registry: RefCell<Registry>,
+    /// Held by the change of a generation that is being made.
+    pub(crate) generation_change: futures::lock::Mutex<()>,
     /// To the other shards.
     pub(crate) mesh: Rc<Mesh>,
     /// The connections served here.
@@ -128,7 +136,14 @@ pub(crate) struct Shard {
     pub(crate) changed: Signal,
     /// Figures.
     pub(crate) stats: Arc<ShardStats>,
+    /// Looks at groups so far.
+    pub(crate) sweeps: Cell<u64>,
+    /// Groups whose end was announced.
+    pub(crate) warned: RefCell<HashSet<Arc<str>>>,
+    /// When the shard began, ms UTC.
+    pub(crate) started_utc_ms: i64,
     started: Instant,
+    lease_clock: Cell<LeaseClock>,
     next_session: Cell<u64>,
 }
 
@@ -153,7 +168,6 @@ impl Shard {
                 log,
                 events,
                 waiters: RefCell::default(),
-                offsets: RefCell::default(),
                 delay,
                 hand_back: futures::lock::Mutex::default(),
             }
@@ -173,6 +187,11 @@ impl Shard {
             peer_fetches: RefCell::default(),
             fetch_token: Cell::new(0),
             presence: RefCell::default(),
+            holds: RefCell::default(),
+            member_names: RefCell::default(),
+            released: Bell::default(),
+            registry: RefCell::default(),
+            generation_change: futures::lock::Mutex::new(()),
             mesh: parts.mesh,
             connections: Connections::new(limits(&parts.broker)),
             unanswered_bytes: Cell::new(0),
@@ -181,7 +200,11 @@ impl Shard {
             changed: Signal::default(),
             stats,
             broker: parts.broker,
+            sweeps: Cell::new(0),
+            warned: RefCell::default(),
+            started_utc_ms: crate::process::utc_ms(),
             started: Instant::now(),
+            lease_clock: Cell::default(),
             next_session: Cell::new(0),
         })
     }
@@ -199,6 +222,27 @@ impl Shard {
     /// Time since the shard began, microseconds.
     pub(crate) fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The time that leases and memberships are counted by, ms: stands still while the shard does.
+    pub(crate) fn lease_ms(&self) -> u64 {
+        let mut clock = self.lease_clock.get();
+        let gaps = clock.gaps();
+        let now_ms = clock.read(self.now_ms());
+        if clock.gaps() > gaps {
+            tracing::warn!(
+                shard = self.index,
+                "the shard stood still: leases and memberships are extended by as much"
+            );
+            self.stats.stalls.add(1);
+        }
+        self.lease_clock.set(clock);
+        now_ms
+    }
+
+    /// The rules of grants here.
+    pub(crate) fn group_rules(&self) -> Rules {
+        super::holds::rules(&self.broker.config)
     }
 
     /// A number for a new connection.
@@ -304,6 +348,23 @@ fn limits(broker: &Broker) -> ConnectionLimits {
 }
 
 impl Source for Shard {
+    fn access(&self, reader: &Reader, queue: QueueKey, grant_epoch: u32) -> Access {
+        let holds = self.holds.borrow();
+        let (grant, ticket) = holds.grant(queue, &reader.group);
+        let check = grant.check(reader.member, grant_epoch, self.group_rules());
+        if check == EpochCheck::Current {
+            return Access::Granted;
+        }
+        let durable = self.home(queue).and_then(|home| Some(self.log_of(&home)?.1.log.durable()));
+        if durable.is_some_and(|durable| durable < ticket) {
+            return Access::Unsettled;
+        }
+        self.stats.stale_epochs.add(1);
+        let record = grant.record();
+        let offset = record.committed.filter(|_| check == EpochCheck::Reset);
+        Access::Refused { code: check.code(), grant_epoch: record.grant_epoch, offset }
+    }
+
     fn lookup(&self, queue: QueueKey, offset: equeue_record::Offset, bytes_max: usize) -> Lookup {
         let Some(home) = self.home(queue) else { return Lookup::Refused(self.unknown_queue(queue)) };
         if !home.readable {

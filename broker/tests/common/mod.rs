@@ -80,8 +80,13 @@ impl Client {
 
     /// Connects to one shard.
     pub fn connect_to(address: SocketAddr, shard: Option<u16>) -> Self {
+        Self::connect_as(address, shard, "test", 7)
+    }
+
+    /// Connects as a client of this name and start.
+    pub fn connect_as(address: SocketAddr, shard: Option<u16>, client_id: &str, incarnation: u128) -> Self {
         let mut client = Self::dial(address, shard);
-        let hello = Hello { version_min: 1, version_max: 1, client_id: "test".into(), incarnation: 7 };
+        let hello = Hello { version_min: 1, version_max: 1, client_id: client_id.into(), incarnation };
         client.hello = client.request(&hello);
         assert_eq!(client.hello.status.code, Code::Ok);
         client

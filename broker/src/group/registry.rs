@@ -1,0 +1,462 @@
+//! The members of groups, as their coordinator knows them: who is there, what the group subscribes to, its generation.
+//! Pure; times are those of the lease clock.
+//!
+//! **Invariants**: all members are told the same lists under the same generation; a generation is told only once it is
+//! durable, and is higher than any that a member has told; a group has one set of tags for each topic; groups, members
+//! and lists are bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use equeue_net::api::{GroupHeartbeat, GroupMember, MemberState, Membership, Subscription};
+use equeue_net::limits::{GROUP_MEMBERS_MAX, GROUPS_MAX, SUBSCRIPTIONS_MAX};
+
+/// A client in its present start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// Name of the client.
+    pub client_id: Arc<str>,
+    /// Its start.
+    pub incarnation: u128,
+}
+
+/// The connection that a heartbeat came on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Unique in the broker, never used again.
+    pub id: u64,
+    /// Where it comes from.
+    pub address: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    told: Membership,
+    conflicts: Vec<String>,
+    seen_ms: u64,
+    /// Order of joining.
+    joined: u64,
+    link: Link,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    generation: u64,
+    /// The newest generation that a member told.
+    known: u64,
+    /// Counts changes.
+    changes: u64,
+    /// The changes that `generation` stands for.
+    settled: Option<u64>,
+    members: BTreeMap<Member, Entry>,
+    /// The group's tags for each topic, in order.
+    tags: BTreeMap<String, Vec<String>>,
+    /// Versions of the topics' maps, as told last.
+    versions: BTreeMap<String, u64>,
+    joins: u64,
+}
+
+/// What a heartbeat comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// The member is there.
+    Known,
+    /// Its lists are not known here.
+    WantFull,
+    /// There are too many groups or members, or the group subscribes to too many topics.
+    Full,
+}
+
+/// A change of a group that needs a new generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    changes: u64,
+    /// The new generation must be higher.
+    pub above: u64,
+}
+
+/// What a member is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The generation.
+    pub generation: u64,
+    /// The members.
+    pub members: Vec<GroupMember>,
+    /// Topics with the group's tags.
+    pub topics: Vec<(String, Vec<String>)>,
+    /// Topics for which the member has other tags.
+    pub conflicts: Vec<String>,
+}
+
+/// The groups that a shard coordinates.
+#[derive(Debug, Default)]
+pub struct Registry {
+    groups: HashMap<Arc<str>, Group>,
+}
+
+impl Registry {
+    /// A member says that it is there.
+    pub fn beat(&mut self, member: &Member, beat: &GroupHeartbeat, link: Link, now_ms: u64) -> Joined {
+        if let Some(group) = self.groups.get_mut(beat.group.as_str())
+            && let Some(entry) = group.members.get_mut(member)
+        {
+            entry.seen_ms = now_ms;
+            entry.link = link;
+            group.known = group.known.max(beat.generation);
+            let same = entry.hash == beat.hash;
+            return match &beat.full {
+                None if same => Joined::Known,
+                None => Joined::WantFull,
+                Some(told) if same && *told == entry.told => Joined::Known,
+                Some(told) => group.change_member(member, beat.hash, told),
+            };
+        }
+        let Some(told) = &beat.full else { return Joined::WantFull };
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(beat.group.as_str()) {
+            return Joined::Full;
+        }
+        let group = self.groups.entry(Arc::from(beat.group.as_str())).or_default();
+        group.known = group.known.max(beat.generation);
+        let joined = group.join(member, beat.hash, told, link, now_ms);
+        if group.members.is_empty() {
+            self.groups.remove(beat.group.as_str());
+        }
+        joined
+    }
+
+    /// Compares the versions of the group's topic maps with those told last.
+    pub fn look_at_topics(&mut self, group: &str, version: impl Fn(&str) -> u64) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        let now: BTreeMap<String, u64> =
+            group.tags.keys().map(|topic| (topic.clone(), version(topic))).collect();
+        if now != group.versions {
+            group.versions = now;
+            group.changes += 1;
+        }
+    }
+
+    /// What needs a new generation before anything is told; `None`: nothing.
+    pub fn unsettled(&self, group: &str) -> Option<Change> {
+        let group = self.groups.get(group)?;
+        let is_settled = group.settled == Some(group.changes) && group.known <= group.generation;
+        (!is_settled).then_some(Change { changes: group.changes, above: group.known.max(group.generation) })
+    }
+
+    /// A generation for that change is durable.
+    pub fn settle(&mut self, group: &str, change: Change, generation: u64) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.generation = group.generation.max(generation);
+            group.settled = Some(change.changes);
+        }
+    }
+
+    /// What a member is told; `None`: it is none. To be asked when nothing is unsettled.
+    pub fn view(&self, group: &str, member: &Member) -> Option<View> {
+        let group = self.groups.get(group)?;
+        let me = group.members.get(member)?;
+        Some(View {
+            generation: group.generation,
+            members: group.members.iter().map(|(member, entry)| entry.told_of(member)).collect(),
+            topics: group.tags.iter().map(|(topic, tags)| (topic.clone(), tags.clone())).collect(),
+            conflicts: me.conflicts.clone(),
+        })
+    }
+
+    /// A member leaves; whether it was there.
+    pub fn leave(&mut self, group: &str, member: &Member) -> bool {
+        self.remove(group, |known, _| known == member) > 0
+    }
+
+    /// A connection closed. A member that was heard on another one since stays.
+    pub fn closed(&mut self, group: &str, member: &Member, link: u64) -> bool {
+        self.remove(group, |known, entry| known == member && entry.link.id == link) > 0
+    }
+
+    /// Members that have been silent for `session_ms` or longer are none any more; how many.
+    pub fn expire(&mut self, now_ms: u64, session_ms: u64) -> usize {
+        let names: Vec<Arc<str>> = self.groups.keys().cloned().collect();
+        let silent = |_: &Member, entry: &Entry| now_ms.saturating_sub(entry.seen_ms) >= session_ms;
+        names.iter().map(|name| self.remove(name, silent)).sum()
+    }
+
+    fn remove(&mut self, name: &str, leaves: impl Fn(&Member, &Entry) -> bool) -> usize {
+        let Some(group) = self.groups.get_mut(name) else { return 0 };
+        let before = group.members.len();
+        group.members.retain(|member, entry| !leaves(member, entry));
+        let gone = before - group.members.len();
+        if gone > 0 {
+            group.changed();
+        }
+        if group.members.is_empty() {
+            self.groups.remove(name);
+        }
+        gone
+    }
+
+    /// Number of members.
+    pub fn members(&self, group: &str) -> usize {
+        self.groups.get(group).map_or(0, |group| group.members.len())
+    }
+
+    /// Generation and members, for people.
+    pub fn describe(&self, group: &str, now_ms: u64) -> (u64, Vec<MemberState>) {
+        let Some(group) = self.groups.get(group) else { return (0, Vec::new()) };
+        let state = |(member, entry): (&Member, &Entry)| MemberState {
+            member: entry.told_of(member),
+            address: entry.link.address.clone(),
+            seen_ms_ago: now_ms.saturating_sub(entry.seen_ms),
+        };
+        (group.generation, group.members.iter().map(state).collect())
+    }
+
+    /// Every group that has members, with their number and its generation.
+    pub fn groups(&self) -> impl Iterator<Item = (&Arc<str>, usize, u64)> {
+        self.groups.iter().map(|(name, group)| (name, group.members.len(), group.generation))
+    }
+}
+
+impl Entry {
+    fn told_of(&self, member: &Member) -> GroupMember {
+        let topics = self.told.subscriptions.iter().map(|subscription| subscription.topic.clone());
+        GroupMember {
+            client_id: member.client_id.to_string(),
+            incarnation: member.incarnation,
+            topics: topics.filter(|topic| !self.conflicts.contains(topic)).collect(),
+            unreachable: self.told.unreachable.clone(),
+        }
+    }
+
+    fn tags_of(&self, topic: &str) -> Option<Vec<String>> {
+        let found = self.told.subscriptions.iter().find(|subscription| subscription.topic == topic)?;
+        Some(in_order(&found.tags))
+    }
+}
+
+fn in_order(tags: &[String]) -> Vec<String> {
+    let mut tags = tags.to_vec();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
+}
+
+impl Group {
+    fn join(&mut self, member: &Member, hash: u64, told: &Membership, link: Link, now_ms: u64) -> Joined {
+        if self.members.len() >= GROUP_MEMBERS_MAX || !self.has_room(told) {
+            return Joined::Full;
+        }
+        self.joins += 1;
+        let entry = Entry {
+            hash,
+            told: told.clone(),
+            conflicts: Vec::new(),
+            seen_ms: now_ms,
+            joined: self.joins,
+            link,
+        };
+        self.members.insert(member.clone(), entry);
+        self.replace_tags(&told.subscriptions);
+        self.changed();
+        Joined::Known
+    }
+
+    fn change_member(&mut self, member: &Member, hash: u64, told: &Membership) -> Joined {
+        if !self.has_room(told) {
+            return Joined::Full;
+        }
+        let Some(entry) = self.members.get_mut(member) else { return Joined::WantFull };
+        entry.hash = hash;
+        if entry.told == *told {
+            return Joined::Known;
+        }
+        // Only what is new replaces: a list that is told again must not undo what another member did since.
+        let before = std::mem::replace(&mut entry.told, told.clone());
+        let new = told.subscriptions.iter().filter(|entry| !before.subscriptions.contains(entry));
+        let new: Vec<Subscription> = new.cloned().collect();
+        self.replace_tags(&new);
+        self.changed();
+        Joined::Known
+    }
+
+    /// Topics of all members together are bounded.
+    fn has_room(&self, told: &Membership) -> bool {
+        let new = told.subscriptions.iter().filter(|entry| !self.tags.contains_key(&entry.topic));
+        self.tags.len() + new.count() <= SUBSCRIPTIONS_MAX
+    }
+
+    fn replace_tags(&mut self, told: &[Subscription]) {
+        for subscription in told.iter().filter(|subscription| subscription.replace) {
+            self.tags.insert(subscription.topic.clone(), in_order(&subscription.tags));
+        }
+    }
+
+    /// Decides anew which tags are the group's: those that are, as long as a member wants them; then those of the member
+    /// that joined first.
+    fn changed(&mut self) {
+        self.changes += 1;
+        let mut members: Vec<&Entry> = self.members.values().collect();
+        members.sort_unstable_by_key(|entry| entry.joined);
+        let mut tags: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for subscription in members.iter().flat_map(|entry| &entry.told.subscriptions) {
+            let topic = &subscription.topic;
+            if tags.contains_key(topic) {
+                continue;
+            }
+            let present = self.tags.get(topic);
+            let wanted = |tags: &&Vec<String>| {
+                members.iter().any(|entry| entry.tags_of(topic).as_ref() == Some(*tags))
+            };
+            let chosen = present.filter(wanted).cloned().unwrap_or_else(|| in_order(&subscription.tags));
+            tags.insert(topic.clone(), chosen);
+        }
+        self.tags = tags;
+        for entry in self.members.values_mut() {
+            let conflicts = entry.told.subscriptions.iter().filter(|subscription| {
+                self.tags.get(&subscription.topic) != Some(&in_order(&subscription.tags))
+            });
+            entry.conflicts = conflicts.map(|subscription| subscription.topic.clone()).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str) -> Member {
+        Member { client_id: Arc::from(name), incarnation: name.len() as u128 }
+    }
+
+    fn link(id: u64) -> Link {
+        Link { id, address: "10.0.0.1:1".into() }
+    }
+
+    fn wants(topics: &[(&str, &[&str], bool)]) -> Membership {
+        let one = |&(topic, tags, replace): &(&str, &[&str], bool)| Subscription {
+            topic: topic.into(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            replace,
+        };
+        Membership { subscriptions: topics.iter().map(one).collect(), unreachable: Vec::new() }
+    }
+
+    fn beat(generation: u64, hash: u64, full: Option<Membership>) -> GroupHeartbeat {
+        GroupHeartbeat { group: "g".into(), generation, hash, full }
+    }
+
+    /// Joins, settles as a durable counter would, and gives the view.
+    fn join(registry: &mut Registry, name: &str, told: Membership, now_ms: u64) -> View {
+        let hash = now_ms + 1;
+        let joined = registry.beat(&member(name), &beat(0, hash, Some(told)), link(now_ms), now_ms);
+        assert_eq!(joined, Joined::Known);
+        settled(registry);
+        registry.view("g", &member(name)).unwrap()
+    }
+
+    fn settled(registry: &mut Registry) {
+        registry.look_at_topics("g", |_| 1);
+        if let Some(change) = registry.unsettled("g") {
+            registry.settle("g", change, change.above + 1);
+        }
+        assert_eq!(registry.unsettled("g"), None);
+    }
+
+    #[test]
+    fn members_come_and_go_and_each_change_is_a_generation() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.beat(&member("a"), &beat(0, 1, None), link(1), 0), Joined::WantFull);
+        assert_eq!(registry.members("g"), 0);
+        let one = join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
+        assert_eq!((one.generation, one.members.len()), (1, 1));
+        let two = join(&mut registry, "bb", wants(&[("t", &[], false), ("u", &[], false)]), 100);
+        assert_eq!((two.generation, two.members.len(), two.topics.len()), (2, 2, 2));
+        assert_eq!(registry.beat(&member("a"), &beat(2, 1, None), link(1), 5_000), Joined::Known);
+        assert_eq!(registry.unsettled("g"), None, "nothing changed");
+        assert_eq!(registry.expire(10_099, 10_000), 0);
+        assert_eq!(registry.expire(10_100, 10_000), 1);
+        assert!(registry.unsettled("g").is_some());
+        settled(&mut registry);
+        assert_eq!(registry.view("g", &member("a")).unwrap().topics.len(), 1);
+        assert!(registry.leave("g", &member("a")) && !registry.leave("g", &member("a")));
+        assert_eq!(registry.groups().count(), 0);
+    }
+
+    #[test]
+    fn a_generation_is_above_all_that_members_tell() {
+        let mut registry = Registry::default();
+        join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
+        registry.beat(&member("bb"), &beat(40, 9, Some(wants(&[("t", &[], false)]))), link(2), 1);
+        let change = registry.unsettled("g").unwrap();
+        assert_eq!(change.above, 40);
+        // What changes while the generation is on its way needs another one.
+        registry.leave("g", &member("a"));
+        registry.settle("g", change, 41);
+        assert_eq!(registry.unsettled("g").unwrap().above, 41);
+    }
+
+    #[test]
+    fn a_group_has_one_set_of_tags_for_a_topic() {
+        let mut registry = Registry::default();
+        join(&mut registry, "a", wants(&[("t", &["x", "y"], false)]), 0);
+        let same = join(&mut registry, "bb", wants(&[("t", &["y", "x"], false)]), 1);
+        assert!(same.conflicts.is_empty(), "the order of tags means nothing");
+        let other = join(&mut registry, "ccc", wants(&[("t", &["z"], false), ("u", &[], false)]), 2);
+        assert_eq!(other.conflicts, ["t"]);
+        let told = other.members.iter().find(|member| member.client_id == "ccc").unwrap();
+        assert_eq!(told.topics, ["u"]);
+        let replaced = join(&mut registry, "dddd", wants(&[("t", &["z"], true)]), 3);
+        assert!(replaced.conflicts.is_empty());
+        assert_eq!(registry.view("g", &member("a")).unwrap().conflicts, ["t"]);
+        assert!(registry.view("g", &member("ccc")).unwrap().conflicts.is_empty());
+        // The last that wants them leaves: those of who joined first are the group's.
+        registry.leave("g", &member("dddd"));
+        registry.leave("g", &member("ccc"));
+        assert!(registry.view("g", &member("a")).unwrap().conflicts.is_empty());
+    }
+
+    #[test]
+    fn lists_told_again_replace_nothing() {
+        let mut registry = Registry::default();
+        let first = wants(&[("t", &["x"], true)]);
+        join(&mut registry, "a", first.clone(), 0);
+        join(&mut registry, "bb", wants(&[("t", &["z"], true)]), 1);
+        assert_eq!(registry.beat(&member("a"), &beat(2, 77, Some(first)), link(1), 2), Joined::Known);
+        assert_eq!(registry.unsettled("g"), None);
+        assert_eq!(registry.view("g", &member("a")).unwrap().conflicts, ["t"]);
+    }
+
+    #[test]
+    fn a_closed_connection_counts_unless_the_member_was_heard_on_another() {
+        let mut registry = Registry::default();
+        join(&mut registry, "a", wants(&[("t", &[], false)]), 5);
+        registry.beat(&member("a"), &beat(1, 6, None), link(9), 6);
+        assert!(!registry.closed("g", &member("a"), 5));
+        assert!(registry.closed("g", &member("a"), 9));
+    }
+
+    #[test]
+    fn a_new_map_of_a_topic_is_a_change() {
+        let mut registry = Registry::default();
+        join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
+        registry.look_at_topics("g", |_| 1);
+        assert_eq!(registry.unsettled("g"), None);
+        registry.look_at_topics("g", |_| 2);
+        assert!(registry.unsettled("g").is_some());
+    }
+
+    #[test]
+    fn groups_and_members_are_bounded() {
+        let mut registry = Registry::default();
+        for number in 0..GROUP_MEMBERS_MAX {
+            let joined = registry.beat(
+                &member(&number.to_string()),
+                &beat(0, 1, Some(wants(&[("t", &[], false)]))),
+                link(1),
+                0,
+            );
+            assert_eq!(joined, Joined::Known);
+        }
+        let full = Some(wants(&[("t", &[], false)]));
+        assert_eq!(registry.beat(&member("more"), &beat(0, 1, full), link(1), 0), Joined::Full);
+    }
+}
