@@ -11,7 +11,7 @@ use equeue_record::{Offset, ProducerStamp, QueueKey};
 use equeue_storage::LogId;
 use equeue_storage::io::Io as _;
 use equeue_storage::io::memory::{MemoryIo, Survivors};
-use equeue_storage::log::{AppendError, Appended, CommitLog, Hazards};
+use equeue_storage::log::{AppendError, Appended, AtomicPart, CommitLog, Hazards};
 
 const QUEUE: QueueKey = QueueKey(4);
 const OTHER: QueueKey = QueueKey(5);
@@ -108,6 +108,33 @@ fn epochs_and_unknown_producers() {
         send_some(&log, 0, 1).await;
         send(&log, 1, 0).unwrap();
         assert_eq!(send(&log, 0, 2).unwrap_err(), AppendError::StaleProducer { found: 0, current: 1 });
+    })
+    .unwrap();
+}
+
+#[test]
+fn atomic_appends_keep_to_the_limit_of_batches_in_flight() {
+    let io = MemoryIo::new(9);
+    let machine = io.clone();
+    io.run(async move {
+        let (log, _) =
+            CommitLog::open(machine, "/data/log-0".into(), LogId(0), common::small()).await.unwrap();
+        let queue = QueueKey(1);
+        log.open_queue(queue);
+        let part = |sequence| AtomicPart::Batch {
+            queue,
+            batch: stamped(
+                &[b"x"],
+                ProducerStamp { producer_id: 5, producer_epoch: 0, base_sequence: sequence },
+            ),
+        };
+        log.append_atomic(vec![part(0), part(1)]).unwrap();
+        let ticket = log.append_atomic((2..5).map(part).collect()).unwrap();
+        let busy = log.append_atomic(vec![part(5)]).unwrap_err();
+        assert!(matches!(busy, AppendError::Busy { .. }), "{busy}");
+        log.wait_durable(ticket).await.unwrap();
+        log.append_atomic(vec![part(5)]).unwrap();
+        log.close().await.unwrap();
     })
     .unwrap();
 }

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
@@ -18,6 +18,9 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::ram::{RamBytes, RamDisk, RamFile};
 use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
+
+/// What the system counts the blocks of a file in, bytes.
+const BLOCK_UNIT: u64 = 512;
 
 /// The file that the guard reads, in the folder given to [`DmaIo::new`].
 pub const PROBE_FILE: &str = "io-probe";
@@ -201,7 +204,7 @@ fn list_files(dir: &Path) -> io::Result<Vec<FileEntry>> {
         };
         // A name that is not UTF-8 is none of the log's.
         if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-            files.push(FileEntry { name, bytes: metadata.len() });
+            files.push(FileEntry { name, bytes: metadata.len(), stored: metadata.blocks() * BLOCK_UNIT });
         }
     }
     Ok(files)
@@ -397,7 +400,10 @@ mod tests {
             io.sync_dir(&sub).await.unwrap();
             assert_eq!(file.write_at(block(&io, ALIGN, 1), 4096).await.unwrap(), ALIGN);
             file.close().await.unwrap();
-            assert_eq!(io.list(&sub).await.unwrap(), [FileEntry { name: "one".into(), bytes: 8192 }]);
+            assert_eq!(
+                io.list(&sub).await.unwrap(),
+                [FileEntry { name: "one".into(), bytes: 8192, stored: 8192 }]
+            );
             assert!(io.list(&dir.join("x")).await.unwrap().is_empty());
             io.remove(&sub.join("one")).await.unwrap();
             assert!(io.list(&sub).await.unwrap().is_empty());

@@ -29,6 +29,8 @@ pub struct FileEntry {
     pub name: String,
     /// Length in bytes.
     pub bytes: u64,
+    /// Bytes that it takes, at least: less than its length where blocks were given back.
+    pub stored: u64,
 }
 
 /// How a file is opened.

@@ -99,7 +99,8 @@ impl<B: AsRef<[u8]>> RamDisk<B> {
         let of_dir = files.iter().filter(|(path, _)| path.parent() == Some(dir));
         of_dir
             .filter_map(|(path, file)| {
-                Some(FileEntry { name: path.file_name()?.to_str()?.to_owned(), bytes: file.len.get() })
+                let (name, bytes) = (path.file_name()?.to_str()?.to_owned(), file.len.get());
+                Some(FileEntry { name, bytes, stored: bytes })
             })
             .collect()
     }

@@ -170,8 +170,9 @@ impl<I: Io> Survey<I> {
         for (index, header) in self.segments.iter().copied().enumerate().take(used) {
             let replayed = index.checked_sub(first_replayed);
             let end = replayed.and_then(|index| ends.get(index)).copied().unwrap_or(header.end());
-            let (last_ms, given_back) = (None, false);
-            let segment = Segment { header, end, indexed: replayed.is_none(), last_ms, given_back };
+            let stored = self.stored.get(index).copied().unwrap_or(header.bytes);
+            let (last_ms, stored_bytes) = (None, stored.min(header.bytes));
+            let segment = Segment { header, end, indexed: replayed.is_none(), last_ms, stored_bytes };
             if header.end() <= replay.kept {
                 // The last life ended before it had removed them.
                 gone.push_back(segment);

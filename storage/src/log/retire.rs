@@ -114,9 +114,10 @@ impl<I: Io> Core<I> {
     /// Bytes that the log takes on disk.
     pub(super) fn stored_bytes(&self) -> u64 {
         let prepared = self.next_bytes_stored();
-        let gone = self.retiring.gone.iter().map(Segment::stored_bytes);
         let spare = self.spare.map_or(0, |spare| spare.bytes);
-        self.segments.iter().map(Segment::stored_bytes).chain(gone).sum::<u64>() + prepared + spare
+        self.segments.iter().chain(&self.retiring.gone).map(|segment| segment.stored_bytes).sum::<u64>()
+            + prepared
+            + spare
     }
 
     fn stops(&self) -> bool {
@@ -173,7 +174,7 @@ impl<I: Io> CommitLog<I> {
             match self.retire(&oldest, reason, policy, advisor).await? {
                 Step::Retired => {
                     done.segments += 1;
-                    done.bytes += oldest.stored_bytes();
+                    done.bytes += oldest.stored_bytes;
                     let full = self.inner.core.borrow().disk_full;
                     self.remove_gone(reason != RetireReason::DiskLow || full).await?;
                 }
@@ -280,7 +281,7 @@ impl<I: Io> CommitLog<I> {
             core.retiring.gone.push_back(gone);
         }
         core.stats.segments_retired += 1;
-        core.stats.retired_bytes += segment.stored_bytes();
+        core.stats.retired_bytes += segment.stored_bytes;
         tracing::info!(log = %core.log, position = %segment.header.position, bytes = segment.header.bytes, ?reason,
             "segment retired");
         Ok(Step::Retired)

@@ -42,7 +42,7 @@ impl<I: Io> Core<I> {
     pub(super) fn wants_spare(&self, retired: &Segment) -> bool {
         let bytes = retired.header.bytes;
         let fits = bytes >= self.next_bytes() && bytes <= self.options.segment_bytes_max;
-        self.spare.is_none() && fits && !retired.given_back
+        self.spare.is_none() && fits && !retired.is_partial()
     }
 
     /// Bytes of the segment that is prepared.
@@ -98,8 +98,8 @@ impl<I: Io> Core<I> {
             last.end = self.position;
             last.last_ms = Some(self.last_time_ms);
         }
-        let (end, last_ms, given_back) = (header.first_flush(), None, false);
-        self.segments.push(Segment { header, end, indexed: false, last_ms, given_back });
+        let (end, last_ms, stored_bytes) = (header.first_flush(), None, header.bytes);
+        self.segments.push(Segment { header, end, indexed: false, last_ms, stored_bytes });
         let before = self.active.replace((header, file));
         self.position = header.first_flush();
         self.active_runs = 0;
@@ -224,29 +224,33 @@ impl<I: Io> CommitLog<I> {
                 let ended = |segment: &&Segment| {
                     let tail = segment.header.end().0.saturating_sub(segment.end.0);
                     let is_worth_it = tail >= segment.header.bytes / WORTH_GIVING_BACK;
-                    is_worth_it && !segment.given_back && Some(segment.header.position) != active
+                    is_worth_it && !segment.is_partial() && Some(segment.header.position) != active
                 };
                 let may = active.is_some() && core.closing == Closing::No;
                 core.segments.iter().find(ended).copied().filter(|_| may)
             };
             let Some(segment) = ended else { return };
-            if let Err(error) = self.give_back_tail(&segment).await {
-                tracing::debug!(segment = %segment.header.position, %error, "the unused end of a segment stays");
-                return;
-            }
+            let stored_bytes = match self.give_back_tail(&segment).await {
+                Ok(stored_bytes) => stored_bytes,
+                Err(error) => {
+                    tracing::debug!(segment = %segment.header.position, %error, "the unused end of a segment stays");
+                    return;
+                }
+            };
             if let Some(known) = self.inner.core.borrow_mut().segments.at_mut(segment.header.position) {
-                known.given_back = true;
+                known.stored_bytes = stored_bytes;
             }
         }
     }
 
-    async fn give_back_tail(&self, segment: &Segment) -> std::io::Result<()> {
+    /// Gives the bytes that are left.
+    async fn give_back_tail(&self, segment: &Segment) -> std::io::Result<u64> {
         let path = self.inner.dir.join(segment_name(segment.header.position));
         let file = self.inner.io.open(&path, Access::ReadWrite).await?;
         let begin = segment.end.0.next_multiple_of(BLOCK_BYTES) - segment.header.position.0;
         let given = file.give_back(begin, segment.header.bytes - begin).await;
         let closed = file.close().await;
-        given.and(closed)
+        given.and(closed).map(|()| begin)
     }
 
     /// Writes the index files of sealed segments that have none, oldest first, unless that is going on already.

@@ -16,14 +16,14 @@ pub(crate) struct Segment {
     pub(crate) indexed: bool,
     /// Append time of its last message, or a later one; `None`: not known yet.
     pub(crate) last_ms: Option<i64>,
-    /// The blocks behind its end were given back to the file system.
-    pub(crate) given_back: bool,
+    /// Bytes that it takes on disk: less than its size once the blocks behind its end were given back.
+    pub(crate) stored_bytes: u64,
 }
 
 impl Segment {
-    /// Bytes that it takes on disk.
-    pub(crate) const fn stored_bytes(&self) -> u64 {
-        if self.given_back { self.end.0 - self.header.position.0 } else { self.header.bytes }
+    /// Whether blocks of it were given back to the file system.
+    pub(crate) const fn is_partial(&self) -> bool {
+        self.stored_bytes < self.header.bytes
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
                 end: header.end(),
                 indexed: n == 2,
                 last_ms: None,
-                given_back: false,
+                stored_bytes: header.bytes,
             });
         }
         assert!(segments.containing(Position((2 << 20) - 1)).is_none());

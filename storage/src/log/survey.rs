@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use futures::stream::{self, StreamExt as _};
+
 use super::{LogOptions, OpenError};
 use crate::format::{Chain, FileName, FlushHeader, FormatError, SegmentHeader, segment_name};
 use crate::io::{Access, Io, IoFile};
@@ -15,6 +17,9 @@ use crate::segment::{
 };
 use crate::types::{LogId, Position};
 
+/// Headers read at the same time: a long log has hundreds of segments, and each read waits for the device.
+const READS: usize = 16;
+
 /// See the file's own text.
 pub(super) struct Survey<I: Io> {
     pub(super) io: I,
@@ -23,6 +28,8 @@ pub(super) struct Survey<I: Io> {
     pub(super) options: LogOptions,
     /// Oldest first, each beginning where the one before has its last byte.
     pub(super) segments: Vec<SegmentHeader>,
+    /// Bytes that each takes on disk.
+    pub(super) stored: Vec<u64>,
     /// What the newest segments begin with, oldest first.
     firsts: Vec<(SegmentHeader, FirstFlush)>,
 }
@@ -35,7 +42,8 @@ impl<I: Io> Survey<I> {
         log: LogId,
         options: LogOptions,
     ) -> Result<Self, OpenError> {
-        let mut survey = Self { io, dir, log, options, segments: Vec::new(), firsts: Vec::new() };
+        let mut survey =
+            Self { io, dir, log, options, segments: Vec::new(), stored: Vec::new(), firsts: Vec::new() };
         let Self { io, dir, .. } = &survey;
         io.create_dir(dir).await.map_err(failed(dir, "creating the folder"))?;
         if let Some(parent) = dir.parent() {
@@ -54,21 +62,28 @@ impl<I: Io> Survey<I> {
         let mut names: Vec<_> = entries
             .iter()
             .filter_map(|entry| match FileName::parse(&entry.name) {
-                Some(FileName::Segment(position)) => Some((position, entry.bytes)),
+                Some(FileName::Segment(position)) => Some((position, entry.bytes, entry.stored)),
                 _ => None,
             })
             .collect();
         names.sort_unstable();
-        for (position, bytes) in names {
-            survey.add(position, bytes).await?;
+        let headers = stream::iter(&names).map(|(position, ..)| survey.header_of(*position)).buffered(READS);
+        let headers: Vec<_> = headers.collect().await;
+        for ((position, bytes, stored), header) in names.into_iter().zip(headers) {
+            survey.add(position, bytes, header?)?;
+            survey.stored.push(stored);
         }
         Ok(survey)
     }
 
-    async fn add(&mut self, position: Position, bytes: u64) -> Result<(), OpenError> {
+    async fn header_of(&self, position: Position) -> Result<SegmentHeader, OpenError> {
         let file = self.open(position).await?;
         let header = read_header::<I>(&file).await.map_err(|error| self.scan_error(position, error))?;
         self.close(position, file).await?;
+        Ok(header)
+    }
+
+    fn add(&mut self, position: Position, bytes: u64, header: SegmentHeader) -> Result<(), OpenError> {
         let reason = if header.position != position || header.log != self.log {
             format!("its header says: log {}, position {}", header.log, header.position)
         } else if header.bytes != bytes {

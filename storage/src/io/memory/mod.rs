@@ -348,7 +348,10 @@ impl Io for MemoryIo {
     async fn list(&self, dir: &Path) -> io::Result<Vec<FileEntry>> {
         self.call(CallKind::List, dir, 0, 0).await?;
         let files = self.world.disk.borrow().list(dir)?;
-        Ok(files.into_iter().map(|(name, bytes)| FileEntry { name, bytes: bytes as u64 }).collect())
+        Ok(files
+            .into_iter()
+            .map(|(name, bytes)| FileEntry { name, bytes: bytes as u64, stored: bytes as u64 })
+            .collect())
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
