@@ -481,6 +481,20 @@ fn group_admin() {
 }
 
 #[test]
+fn settings_of_topics() {
+    for retention in [TopicRetention::Broker, TopicRetention::Ms(0), TopicRetention::Ms(u64::MAX)] {
+        check_both(
+            &SetTopic { topic: "orders".into(), retention: Some(retention) },
+            &SetTopicAnswer { status: status(), retention },
+        );
+    }
+    check_both(
+        &SetTopic { topic: "orders".into(), retention: None },
+        &SetTopicAnswer { status: status(), retention: TopicRetention::Broker },
+    );
+}
+
+#[test]
 fn access_clients_and_counters() {
     for access in [None, Some(true), Some(false)] {
         check_both(

@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
         HandBack HandBackAnswer ListGroups ListGroupsAnswer DescribeGroup DescribeGroupAnswer DeleteGroup
         DeleteGroupAnswer ResetOffsets ResetOffsetsAnswer SetQueueAccess SetQueueAccessAnswer RemoveQueues
         RemoveQueuesAnswer ListClients ListClientsAnswer BrokerStats BrokerStatsAnswer CancelDelayed
-        CancelDelayedAnswer GetRoutes GetRoutesAnswer GetCluster GetClusterAnswer }
+        CancelDelayedAnswer SetTopic SetTopicAnswer GetRoutes GetRoutesAnswer GetCluster GetClusterAnswer }
     if let Ok(view) = FetchRef::decode(header) {
         for item in view.items() {
             assert_eq!(view.tags(&item).count(), usize::from(item.tags_count));

@@ -114,6 +114,7 @@ kinds! {
     50 ResetOffsets Broker Alter Group "Sets the offsets of a group; takes effect on running consumers.";
     51 ListClients Broker Describe Cluster "The producers and consumers connected to this broker.";
     52 BrokerStats Broker Describe Cluster "Counters of this broker.";
+    53 SetTopic Broker Alter Topic "Changes or asks for the settings of a topic.";
     60 RegisterBroker Nameserver Cluster Cluster "A broker's full snapshot, every 5 s.";
     61 UnregisterBroker Nameserver Cluster Cluster "A broker stops in order.";
     62 GetRoutes Nameserver Describe Topic "Where the queues of topics live.";

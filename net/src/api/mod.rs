@@ -12,6 +12,7 @@ mod kind;
 mod produce;
 mod routes;
 mod session;
+mod topic_settings;
 
 pub use admin::*;
 pub use consume::*;
@@ -22,6 +23,7 @@ pub use kind::{Kind, KindRow, Operation, Resource, Role};
 pub use produce::*;
 pub use routes::*;
 pub use session::*;
+pub use topic_settings::*;
 
 use thiserror::Error;
 
@@ -132,5 +134,5 @@ answers! { HelloAnswer HeartbeatAnswer ProduceAnswer FetchAnswer CommitOffsetsAn
 CreateTopicAnswer DeleteTopicAnswer ListTopicsAnswer DescribeTopicAnswer DescribeBrokerAnswer
 GroupHeartbeatAnswer LeaveGroupAnswer LeaseHeartbeatAnswer GrantQueuesAnswer ReleaseQueuesAnswer HandBackAnswer
 ListGroupsAnswer DescribeGroupAnswer DeleteGroupAnswer ResetOffsetsAnswer SetQueueAccessAnswer RemoveQueuesAnswer
-ListClientsAnswer BrokerStatsAnswer CancelDelayedAnswer
+ListClientsAnswer BrokerStatsAnswer CancelDelayedAnswer SetTopicAnswer
 RegisterBrokerAnswer UnregisterBrokerAnswer GetRoutesAnswer GetClusterAnswer }

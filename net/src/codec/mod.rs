@@ -13,6 +13,7 @@ mod produce;
 mod read;
 mod routes;
 mod session;
+mod topic_settings;
 mod write;
 
 pub use consume::put_fetch_answer;

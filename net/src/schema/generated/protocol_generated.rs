@@ -11918,6 +11918,286 @@ impl ::core::fmt::Debug for DescribeBrokerAnswer<'_> {
       ds.finish()
   }
 }
+pub enum SetTopicOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// `retention`: 0 as it is, 1 the broker's, 2 `retention_ms` (0: for ever).
+pub struct SetTopic<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetTopic<'a> {
+  type Inner = SetTopic<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetTopic<'a> {
+  pub const VT_TOPIC: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RETENTION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RETENTION_MS: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetTopic { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetTopicArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SetTopic<'bldr>> {
+    let mut builder = SetTopicBuilder::new(_fbb);
+    builder.add_retention_ms(args.retention_ms);
+    if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.add_retention(args.retention);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn topic(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(SetTopic::VT_TOPIC, None).unwrap()}
+  }
+  #[inline]
+  pub fn retention(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(SetTopic::VT_RETENTION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn retention_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SetTopic::VT_RETENTION_MS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetTopic<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("topic", Self::VT_TOPIC, true)?
+     .visit_field::<u8>("retention", Self::VT_RETENTION, false)?
+     .visit_field::<u64>("retention_ms", Self::VT_RETENTION_MS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetTopicArgs<'a> {
+    pub topic: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub retention: u8,
+    pub retention_ms: u64,
+}
+impl<'a> Default for SetTopicArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SetTopicArgs {
+      topic: None, // required field
+      retention: 0,
+      retention_ms: 0,
+    }
+  }
+}
+
+pub struct SetTopicBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetTopicBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_topic(&mut self, topic: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SetTopic::VT_TOPIC, topic);
+  }
+  #[inline]
+  pub fn add_retention(&mut self, retention: u8) {
+    self.fbb_.push_slot::<u8>(SetTopic::VT_RETENTION, retention, 0);
+  }
+  #[inline]
+  pub fn add_retention_ms(&mut self, retention_ms: u64) {
+    self.fbb_.push_slot::<u64>(SetTopic::VT_RETENTION_MS, retention_ms, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetTopicBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetTopicBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetTopic<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SetTopic::VT_TOPIC,"topic");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetTopic<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetTopic");
+      ds.field("topic", &self.topic());
+      ds.field("retention", &self.retention());
+      ds.field("retention_ms", &self.retention_ms());
+      ds.finish()
+  }
+}
+pub enum SetTopicAnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct SetTopicAnswer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for SetTopicAnswer<'a> {
+  type Inner = SetTopicAnswer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> SetTopicAnswer<'a> {
+  pub const VT_STATUS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DETAIL: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RETENTION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_RETENTION_MS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    SetTopicAnswer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args SetTopicAnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<SetTopicAnswer<'bldr>> {
+    let mut builder = SetTopicAnswerBuilder::new(_fbb);
+    builder.add_retention_ms(args.retention_ms);
+    if let Some(x) = args.detail { builder.add_detail(x); }
+    if let Some(x) = args.status { builder.add_status(x); }
+    builder.add_retention(args.retention);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn status(&self) -> &'a Status {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Status>(SetTopicAnswer::VT_STATUS, None).unwrap()}
+  }
+  #[inline]
+  pub fn detail(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(SetTopicAnswer::VT_DETAIL, None)}
+  }
+  #[inline]
+  pub fn retention(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(SetTopicAnswer::VT_RETENTION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn retention_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(SetTopicAnswer::VT_RETENTION_MS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for SetTopicAnswer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Status>("status", Self::VT_STATUS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("detail", Self::VT_DETAIL, false)?
+     .visit_field::<u8>("retention", Self::VT_RETENTION, false)?
+     .visit_field::<u64>("retention_ms", Self::VT_RETENTION_MS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct SetTopicAnswerArgs<'a> {
+    pub status: Option<&'a Status>,
+    pub detail: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub retention: u8,
+    pub retention_ms: u64,
+}
+impl<'a> Default for SetTopicAnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    SetTopicAnswerArgs {
+      status: None, // required field
+      detail: None,
+      retention: 0,
+      retention_ms: 0,
+    }
+  }
+}
+
+pub struct SetTopicAnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> SetTopicAnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_status(&mut self, status: &Status) {
+    self.fbb_.push_slot_always::<&Status>(SetTopicAnswer::VT_STATUS, status);
+  }
+  #[inline]
+  pub fn add_detail(&mut self, detail: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(SetTopicAnswer::VT_DETAIL, detail);
+  }
+  #[inline]
+  pub fn add_retention(&mut self, retention: u8) {
+    self.fbb_.push_slot::<u8>(SetTopicAnswer::VT_RETENTION, retention, 0);
+  }
+  #[inline]
+  pub fn add_retention_ms(&mut self, retention_ms: u64) {
+    self.fbb_.push_slot::<u64>(SetTopicAnswer::VT_RETENTION_MS, retention_ms, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> SetTopicAnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    SetTopicAnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<SetTopicAnswer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, SetTopicAnswer::VT_STATUS,"status");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for SetTopicAnswer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("SetTopicAnswer");
+      ds.field("status", &self.status());
+      ds.field("detail", &self.detail());
+      ds.field("retention", &self.retention());
+      ds.field("retention_ms", &self.retention_ms());
+      ds.finish()
+  }
+}
 pub enum SetQueueAccessOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
