@@ -8,6 +8,8 @@ use equeue_record::QueueKey;
 pub(crate) const QUEUE_COUNTER: u8 = 0x01;
 /// Log 0: one topic, by name.
 pub(crate) const TOPIC: u8 = 0x02;
+/// Log 0: settings of a topic, by name.
+pub(crate) const TOPIC_SETTINGS: u8 = 0x08;
 /// Any log: progress of a group in a queue of that log, by queue and group.
 pub(crate) const GROUP_OFFSET: u8 = 0x10;
 
@@ -30,6 +32,15 @@ pub(crate) fn topic(name: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + name.len());
     key.push(TOPIC);
     key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The key of a topic's settings.
+pub(crate) fn topic_settings(name: &str) -> Vec<u8> {
+    let mut key = topic(name);
+    if let Some(kind) = key.first_mut() {
+        *kind = TOPIC_SETTINGS;
+    }
     key
 }
 

@@ -11,7 +11,7 @@ use equeue_net::Code;
 use equeue_net::api::{
     BrokerEntry, CreateTopic, DeleteTopic, DescribeBroker, DescribeBrokerAnswer, DescribeTopic,
     DescribeTopicAnswer, Fetch, FetchAnswer, FetchItem, FetchOffsets, GetCluster, GetRoutes, ListOffsets,
-    ListTopics, OffsetAt, QueueEntry, Request, TopicRoute, TopicSnapshot,
+    ListTopics, OffsetAt, QueueEntry, Request, SetTopic, TopicRetention, TopicRoute, TopicSnapshot,
 };
 use equeue_record::{MessageId, Offset, RecordError, split_first};
 use futures::future::join_all;
@@ -126,6 +126,19 @@ impl Admin {
             BrokerResult { broker, result }
         });
         Ok(created.collect())
+    }
+
+    /// Sets how long the messages of a topic stay, on every live broker; `None` only asks.
+    ///
+    /// # Errors
+    /// When the cluster cannot be asked. What each broker said is in the results.
+    pub async fn set_topic_retention(
+        &self,
+        topic: &str,
+        retention: Option<TopicRetention>,
+    ) -> Result<Vec<BrokerResult<TopicRetention>>, ClientError> {
+        let results = self.on_every_broker(&SetTopic { topic: topic.to_owned(), retention }).await?;
+        Ok(results.into_iter().map(|result| result.map(|answer| answer.retention)).collect())
     }
 
     /// Deletes a topic from every live broker.

@@ -27,7 +27,7 @@ pub use consumer::{
     Consumer, ConsumerOptions, QueueEnd, QueuePosition, ReceivedBatch, StartAt, Subscription,
 };
 pub use equeue_net::Code;
-pub use equeue_net::api::AckLevel;
+pub use equeue_net::api::{AckLevel, TopicRetention};
 pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record, key_hash};
 pub use error::{ClientError, EnqueueError, HandlerError, SendError};
 pub use message::{Header, Message, Receipt, Received, Text};

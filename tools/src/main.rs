@@ -25,6 +25,7 @@ mod show;
 mod stop;
 mod suggest;
 mod topic;
+mod topic_settings;
 
 use std::process::ExitCode;
 

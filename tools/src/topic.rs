@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::connect::{self, ClusterArgs};
 use crate::failure::Told;
 use crate::output::{Format, Output, Table};
+use crate::topic_settings::{self, RetentionArg};
 
 /// What to do with topics.
 #[derive(Subcommand, Debug)]
@@ -28,6 +29,17 @@ pub(crate) enum TopicCommand {
     Delete {
         /// Name of the topic
         name: String,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Set how long the messages of a topic stay; without options show it
+    Set {
+        /// Name of the topic
+        name: String,
+        /// `3d`, `12h`, ..; `forever`; `broker`: what the brokers' settings say
+        #[arg(long)]
+        retention: Option<RetentionArg>,
         /// Where
         #[command(flatten)]
         cluster: ClusterArgs,
@@ -55,6 +67,9 @@ pub(crate) async fn run(command: TopicCommand, format: Format) -> anyhow::Result
             create(&name, queues.unwrap_or(0), &cluster, format).await
         }
         TopicCommand::Delete { name, cluster } => delete(&name, &cluster, format).await,
+        TopicCommand::Set { name, retention, cluster } => {
+            topic_settings::set(&name, retention, &cluster, format).await
+        }
         TopicCommand::List { cluster } => list(&cluster, format).await,
         TopicCommand::Describe { name, cluster } => describe(&name, &cluster, format).await,
     }

@@ -6,6 +6,7 @@
 mod access;
 mod codec;
 mod queues;
+mod settings;
 mod topics;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,7 @@ use equeue_record::QueueKey;
 pub use access::{plan_access, plan_remove, removed_by};
 pub use codec::CatalogError;
 pub use queues::{QUEUE_COUNTER_BITS, QueueHome, shard_of};
+pub use settings::TopicSettings;
 pub use topics::{BROKER_QUEUES_MAX, Owner, Plan, TOPICS_MAX, plan_create, plan_delete, plan_hidden};
 
 use crate::state_key;
@@ -65,6 +67,8 @@ impl QueueHome {
 pub struct Catalog {
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
     queues: HashMap<QueueKey, QueueHome>,
+    /// Of the topics that have some.
+    settings: BTreeMap<Arc<str>, TopicSettings>,
     next_counter: u64,
 }
 
@@ -78,11 +82,15 @@ pub struct Change {
 
 impl Change {
     /// The state entries that make it durable, to be stored all or none.
-    pub fn entries(&self) -> [(Vec<u8>, Option<Vec<u8>>); 2] {
-        [
+    pub fn entries(&self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut entries = vec![
             (state_key::queue_counter(), Some(codec::encode_counter(self.next_counter))),
             (state_key::topic(&self.name), self.topic.as_deref().map(codec::encode_topic)),
-        ]
+        ];
+        if self.topic.is_none() {
+            entries.push((state_key::topic_settings(&self.name), None));
+        }
+        entries
     }
 }
 
@@ -103,6 +111,12 @@ impl Catalog {
                     })?;
                     catalog.insert(Arc::new(codec::decode_topic(name, value)?));
                 }
+                Some((&state_key::TOPIC_SETTINGS, name)) => {
+                    let entry = String::from_utf8_lossy(name).into_owned();
+                    let settings = TopicSettings::decode(value)
+                        .ok_or_else(|| CatalogError::Malformed { entry: entry.clone(), field: "settings" })?;
+                    catalog.settings.insert(Arc::from(entry), settings);
+                }
                 _ => {}
             }
         }
@@ -119,10 +133,30 @@ impl Catalog {
                 next.queues.remove(&queue.key);
             }
         }
-        if let Some(topic) = &change.topic {
-            next.insert(Arc::clone(topic));
+        match &change.topic {
+            Some(topic) => next.insert(Arc::clone(topic)),
+            None => {
+                next.settings.remove(&change.name);
+            }
         }
         next
+    }
+
+    /// The catalog with other settings of a topic.
+    #[must_use]
+    pub fn with_settings(&self, name: &str, settings: TopicSettings) -> Self {
+        let mut next = self.clone();
+        if settings == TopicSettings::default() {
+            next.settings.remove(name);
+        } else {
+            next.settings.insert(Arc::from(name), settings);
+        }
+        next
+    }
+
+    /// Settings of a topic.
+    pub fn settings(&self, name: &str) -> TopicSettings {
+        self.settings.get(name).copied().unwrap_or_default()
     }
 
     fn insert(&mut self, topic: Arc<Topic>) {
@@ -190,6 +224,9 @@ mod tests {
             let plan = plan_create(&catalog, owner(), &request);
             apply(&mut catalog, plan);
         }
+        let settings = TopicSettings { retention: equeue_net::api::TopicRetention::Ms(5) };
+        catalog = catalog.with_settings("y", settings);
+        assert_eq!(catalog.settings("y"), settings);
         let plan = plan_delete(&catalog, "y");
         apply(&mut catalog, plan);
         assert_eq!(catalog.topics().map(|t| t.name.to_string()).collect::<Vec<_>>(), ["x", "z"]);

@@ -157,6 +157,9 @@ fn dispatch(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
         Kind::DeleteTopic => {
             later(session, frame, |request| topics::delete(shard, session, correlation, request));
         }
+        Kind::SetTopic => {
+            later(session, frame, |request| topics::set(shard, session, correlation, request));
+        }
         Kind::ListTopics => serve(session, frame, |request| describe::list_topics(shard, &request)),
         Kind::DescribeTopic => {
             later(session, frame, |request| describe::topic(shard, session, correlation, &request));

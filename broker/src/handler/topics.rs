@@ -5,14 +5,16 @@ use std::rc::Rc;
 use equeue_net::Code;
 use equeue_net::api::{
     Answer, CreateTopic, CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, RemoveQueues, RemoveQueuesAnswer,
-    SetQueueAccess, SetQueueAccessAnswer, Status,
+    SetQueueAccess, SetQueueAccessAnswer, SetTopic, SetTopicAnswer, Status,
 };
 use equeue_record::{Offset, QueueKey};
 use futures::channel::oneshot;
 
 use super::groups::ask;
 use super::{RETRY_MS, spawn_answer};
-use crate::catalog::{plan_access, plan_create, plan_delete, plan_hidden, plan_remove, removed_by};
+use crate::catalog::{
+    TopicSettings, plan_access, plan_create, plan_delete, plan_hidden, plan_remove, removed_by,
+};
 use crate::fetch::Source as _;
 use crate::shard::call::{Call, Reply};
 use crate::shard::mesh::Pool;
@@ -54,6 +56,12 @@ pub(crate) fn remove_queues(
     on_shard_0(shard, session, correlation, Call::RemoveQueues(request), read);
 }
 
+/// Serves `SetTopic`.
+pub(crate) fn set(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: SetTopic) {
+    let read = |reply| if let Reply::TopicSet(answer) = reply { Some(answer) } else { None };
+    on_shard_0(shard, session, correlation, Call::SetTopic(request), read);
+}
+
 /// Has shard 0 do it; what was begun is ended there, whether or not the connection lives to see it.
 fn on_shard_0<A: Answer + 'static>(
     shard: &Rc<Shard>,
@@ -91,6 +99,16 @@ pub(crate) async fn create_here(shard: &Rc<Shard>, request: CreateTopic) -> Crea
         tracing::info!(topic = name, "topic created or as asked already");
     }
     CreateTopicAnswer { status: result.err().unwrap_or(Status::OK), topic }
+}
+
+/// Changes the settings of a topic; on shard 0.
+pub(crate) async fn set_here(shard: &Rc<Shard>, request: SetTopic) -> SetTopicAnswer {
+    let SetTopic { topic, retention } = request;
+    let change = |old: TopicSettings| TopicSettings { retention: retention.unwrap_or(old.retention) };
+    match catalog::change_settings(shard, &topic, change).await {
+        Ok(settings) => SetTopicAnswer { status: Status::OK, retention: settings.retention },
+        Err(status) => SetTopicAnswer { status, ..SetTopicAnswer::default() },
+    }
 }
 
 /// Deletes a topic; on shard 0.

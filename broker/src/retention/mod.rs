@@ -6,6 +6,7 @@
 mod advice;
 mod policy;
 mod task;
+mod trim;
 
 pub(crate) use policy::log_policy;
 pub(crate) use task::run;

@@ -1,13 +1,16 @@
 //! The task that carries out the retention of one log.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equeue_storage::io::Io as _;
 
 use super::advice::Advice;
 use super::log_policy;
+use super::trim::{Looked, trim_topics};
 use crate::broker::Phase;
+use crate::catalog::Topic;
 use crate::config::StorageMode;
 use crate::shard::state::Shard;
 
@@ -24,7 +27,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     let in_memory = config.storage.mode == StorageMode::Memory;
     let check_ms = if in_memory { CHECK_MS_IN_MEMORY } else { config.retention.check_ms };
     let every = u128::from(check_ms);
-    let mut waited = 0;
+    let (mut waited, mut looked) = (0, Looked::new());
     loop {
         let pause = PAUSE_MAX.min(Duration::from_millis(check_ms));
         shard.io.sleep(pause).await;
@@ -36,13 +39,17 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
             continue;
         }
         waited = 0;
+        trim_topics(&shard, place, &advice, &mut looked).await;
         pass(&shard, place, &advice).await;
     }
 }
 
 async fn pass(shard: &Shard, place: usize, advice: &Advice) {
     let Some(host) = shard.logs.get(place) else { return };
-    let policy = log_policy(&shard.broker.config, shard.broker.logs, []);
+    let catalog = shard.catalog();
+    let here = |topic: &&Arc<Topic>| topic.queues.iter().any(|home| home.log == host.id);
+    let ages = catalog.topics().filter(here).map(|topic| catalog.settings(&topic.name).retention);
+    let policy = log_policy(&shard.broker.config, shard.broker.logs, ages);
     match host.log.retain(&policy, advice).await {
         Ok(done) if done.segments > 0 => {
             tracing::info!(log = %host.id, segments = done.segments, bytes = done.bytes, "old segments are gone");

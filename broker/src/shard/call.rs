@@ -9,7 +9,7 @@ use equeue_net::api::{
     CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, FetchOutcome, GrantOutcome, GroupHeartbeat,
     GroupHeartbeatAnswer, HandBackItem, HandBackOutcome, HeldQueue, ListOffsetsOutcome, LogState, OffsetAt,
     ProduceOutcome, ReleaseItem, RemoveQueues, RemoveQueuesAnswer, ResetOutcome, SetQueueAccess,
-    SetQueueAccessAnswer, Status,
+    SetQueueAccessAnswer, SetTopic, SetTopicAnswer, Status,
 };
 use equeue_net::transport::listener::Accepted;
 use equeue_record::{Offset, QueueKey};
@@ -126,6 +126,8 @@ pub(crate) enum Call {
     CreateTopic(CreateTopic),
     /// Only of shard 0.
     DeleteTopic(DeleteTopic),
+    /// Only of shard 0.
+    SetTopic(SetTopic),
     /// Serve this socket.
     Serve(Accepted),
 }
@@ -155,6 +157,7 @@ pub(crate) enum Reply {
     Removed(RemoveQueuesAnswer),
     Created(CreateTopicAnswer),
     Deleted(DeleteTopicAnswer),
+    TopicSet(SetTopicAnswer),
     Done,
 }
 

@@ -18,7 +18,7 @@ use super::call::Call;
 use super::mesh::Pool;
 use super::state::{LogHost, Shard};
 use crate::broker::Phase;
-use crate::catalog::{Catalog, CatalogError, Change, Plan, QueueHome};
+use crate::catalog::{Catalog, CatalogError, Plan, QueueHome, TopicSettings};
 use crate::delay;
 use crate::handler::{RETRY_MS, fetch};
 use crate::state_key;
@@ -34,7 +34,7 @@ pub(crate) const ENTRIES_MAX: usize = 1024;
 pub(crate) fn load(shard: &Shard) -> Result<Catalog, CatalogError> {
     let Some(host) = shard.logs.first() else { return Ok(Catalog::default()) };
     let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    for kind in [state_key::QUEUE_COUNTER, state_key::TOPIC] {
+    for kind in [state_key::QUEUE_COUNTER, state_key::TOPIC, state_key::TOPIC_SETTINGS] {
         host.log.state_with_prefix(&[kind], &mut |key, value| entries.push((key.to_vec(), value.to_vec())));
     }
     Catalog::load(entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
@@ -63,7 +63,7 @@ async fn change_in_turn(shard: &Rc<Shard>, plan: impl FnOnce(&Catalog) -> Plan) 
         Plan::Refused(status) => return Err(status),
         Plan::Change(change) => change,
     };
-    store(shard, &change).await.map_err(|error| status_of(&error))?;
+    store(shard, change.entries()).await.map_err(|error| status_of(&error))?;
     let next = Arc::new(catalog.with(&change));
     adopt(shard, &next);
     give_to_others(shard, &next).await;
@@ -71,13 +71,40 @@ async fn change_in_turn(shard: &Rc<Shard>, plan: impl FnOnce(&Catalog) -> Plan) 
     Ok(())
 }
 
-async fn store(shard: &Shard, change: &Change) -> Result<(), AppendError> {
+/// Changes the settings of a topic, makes them durable and gives them to all shards. Only on shard 0, in a task that
+/// nobody cancels. Gives the settings as they are then.
+///
+/// # Errors
+/// The status that refuses the change.
+pub(crate) async fn change_settings(
+    shard: &Rc<Shard>,
+    name: &str,
+    change: impl FnOnce(TopicSettings) -> TopicSettings,
+) -> Result<TopicSettings, Status> {
+    let _turn = shard.catalog_change.lock().await;
+    let catalog = shard.catalog();
+    if catalog.topic(name).is_none() {
+        return Err(Status::new(Code::TopicNotFound, format!("topic `{name}` does not exist here")));
+    }
+    let old = catalog.settings(name);
+    let new = change(old);
+    if new != old {
+        let entry = (state_key::topic_settings(name), new.encode());
+        store(shard, vec![entry]).await.map_err(|error| status_of(&error))?;
+        let next = Arc::new(catalog.with_settings(name, new));
+        adopt(shard, &next);
+        give_to_others(shard, &next).await;
+    }
+    Ok(new)
+}
+
+async fn store(shard: &Shard, entries: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), AppendError> {
     let host = shard.logs.first().expect("shard 0 has log 0");
     let part = |(key, value): (Vec<u8>, Option<Vec<u8>>)| AtomicPart::State {
         key: Bytes::from(key),
         value: value.map(Bytes::from),
     };
-    let ticket = host.log.append_atomic(change.entries().into_iter().map(part).collect())?;
+    let ticket = host.log.append_atomic(entries.into_iter().map(part).collect())?;
     host.log.wait_durable(ticket).await
 }
 

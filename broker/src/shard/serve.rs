@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use equeue_net::Code;
-use equeue_net::api::{CreateTopicAnswer, DeleteTopicAnswer, Status};
+use equeue_net::api::{CreateTopicAnswer, DeleteTopicAnswer, SetTopicAnswer, Status};
 use equeue_net::transport::listener::Accepted;
 use equeue_storage::io::Io as _;
 
@@ -118,6 +118,12 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         }
         Call::DeleteTopic(request) if shard.index == 0 => {
             Reply::Deleted(topics::delete_here(shard, request).await)
+        }
+        Call::SetTopic(request) if shard.index == 0 => {
+            Reply::TopicSet(topics::set_here(shard, request).await)
+        }
+        Call::SetTopic(_) => {
+            Reply::TopicSet(SetTopicAnswer { status: misrouted(), ..SetTopicAnswer::default() })
         }
         Call::CreateTopic(_) => Reply::Created(CreateTopicAnswer { status: misrouted(), topic: None }),
         Call::DeleteTopic(_) => Reply::Deleted(DeleteTopicAnswer { status: misrouted() }),
