@@ -56,8 +56,8 @@ release:
 kill-loop rounds="20": release
     cargo run --release -p equeue-torture -- kill --rounds {{ rounds }}
 
-# Power cuts of the file system under the broker; needs root and loop devices.
-powercut rounds="20": release
+# Power cuts of the file system and of the device under the broker; needs root and loop devices. About 2 s a round.
+powercut rounds="500": release
     cargo run --release -p equeue-torture -- powercut --fs ext4 --rounds {{ rounds }}
     cargo run --release -p equeue-torture -- powercut --fs xfs --rounds {{ rounds }}
 
@@ -76,6 +76,14 @@ bench: release
     target/release/equeue bench both --verify
     target/release/equeue bench latency
 
-# Fuzzes one target of a crate (record, net, storage) for some seconds; needs cargo-fuzz and a nightly toolchain.
+# Fuzzes one target of a crate (record, net, storage) for some seconds; needs cargo-fuzz. The stable toolchain will do.
 fuzz crate target seconds="60":
-    cd {{ crate }} && cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+    cd {{ crate }} && cargo fuzz run --sanitizer none --target-dir ../target/fuzz {{ target }} -- -max_total_time={{ seconds }}
+
+# Any sequence of operations on a log gives what it gives on a Vec.
+model cases="20000":
+    EQUEUE_MODEL_CASES={{ cases }} cargo test -p equeue-storage --test model -- --nocapture
+
+# The log alone beside fio, on the same file system.
+bench-storage dir="target": release
+    .ci/bench-storage target/release/equeue {{ dir }}

@@ -192,7 +192,8 @@ fn log_options(config: &BrokerConfig, logs: u16) -> LogOptions {
             SyncPolicy::Interval => log::SyncPolicy::Interval(config.storage.sync_interval_ms),
         },
         producers_max: config.storage.producers_max,
-        hazards: config.hazards.into(),
+        scrub_bytes_per_second: config.storage.scrub_bytes_per_second.0,
+        hazards: config.hazards,
     }
 }
 

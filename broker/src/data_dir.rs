@@ -3,19 +3,19 @@
 //! **Invariants**: an identity is written once, whole and synced, and never beside logs that have none; one process at a
 //! time holds the lock; a directory of another broker or cluster is refused before any log is touched.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use equeue_storage::format::{FormatError, Identity};
+use equeue_storage::offline::{self, LockError};
 use uuid::Uuid;
 
 use crate::config::BrokerConfig;
 
 const IDENTITY_FILE: &str = "identity";
 const IDENTITY_NEW: &str = "identity.tmp";
-const LOCK_FILE: &str = "lock";
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +32,8 @@ pub enum DataDirError {
         source: io::Error,
     },
     /// Another process uses it.
-    #[error("{path}: another process uses this data directory")]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-    },
+    #[error(transparent)]
+    Locked(#[from] LockError),
     /// It belongs to somebody else.
     #[error("{path}: the data directory belongs to {what} `{found}`, the configuration says `{expected}`")]
     NotOurs {
@@ -84,7 +81,7 @@ impl DataDir {
     pub fn open(config: &BrokerConfig) -> Result<Self, DataDirError> {
         let path = config.data_dir.clone();
         std::fs::create_dir_all(&path).map_err(at(&path, "creating it"))?;
-        let lock = lock(&path)?;
+        let lock = offline::lock(&path)?;
         let identity = match read_identity(&path)? {
             Some(identity) => identity,
             None => create_identity(&path, config)?,
@@ -114,23 +111,6 @@ pub(crate) fn log_dir(path: &Path, log: u16) -> PathBuf {
 fn at(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> DataDirError {
     let path = path.to_owned();
     move |source| DataDirError::Io { path, action, source }
-}
-
-/// The lock is the system's: it ends with the process, however that ends.
-fn lock(dir: &Path) -> Result<File, DataDirError> {
-    let path = dir.join(LOCK_FILE);
-    let mut options = OpenOptions::new();
-    let file = options
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(at(&path, "opening the lock file"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(at(&path, "locking")(source)),
-    }
 }
 
 fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
@@ -231,7 +211,10 @@ mod tests {
     fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(&config(dir.path())).unwrap();
-        assert!(matches!(DataDir::open(&config(dir.path())), Err(DataDirError::Locked { .. })));
+        assert!(matches!(
+            DataDir::open(&config(dir.path())),
+            Err(DataDirError::Locked(LockError::Held { .. }))
+        ));
         drop(first);
         DataDir::open(&config(dir.path())).unwrap();
     }

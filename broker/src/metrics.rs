@@ -124,6 +124,12 @@ const LOG_COUNTERS: &[LogRow] = &[
         "Messages that came near the end of their retention while a group had still to consume them",
         |l| &l.unconsumed_near,
     ),
+    ("equeue_log_offsets_skipped", "Offsets that readers were led past: a repair gave them up", |l| {
+        &l.offsets_skipped
+    }),
+    ("equeue_scrub_bytes", "Bytes of sealed segments read again and checked", |l| &l.scrubbed_bytes),
+    ("equeue_scrub_passes", "Times that all sealed segments were checked", |l| &l.scrub_passes),
+    ("equeue_scrub_errors", "Sealed segments that the device could not read", |l| &l.scrub_errors),
     ("equeue_cache_hits", "Reads answered by the cache", |l| &l.cache_hits),
     ("equeue_cache_misses", "Reads that needed the disk", |l| &l.cache_misses),
 ];
@@ -132,6 +138,10 @@ const LOG_GAUGES: &[LogRow] = &[
     ("equeue_log_start_position_bytes", "First position that is kept", |l| &l.start_position),
     ("equeue_log_durable_position_bytes", "End of what is durable", |l| &l.durable_position),
     ("equeue_delayed_messages", "Delayed messages that wait", |l| &l.delayed),
+    ("equeue_scrub_last_pass_milliseconds", "When all sealed segments were last checked, UTC", |l| {
+        &l.scrub_last_pass_ms
+    }),
+    ("equeue_scrub_damaged_segments", "Damaged segments that the last check found", |l| &l.scrub_damaged),
     ("equeue_log_pending_bytes", "Bytes that wait for a flush", |l| &l.pending_bytes),
     ("equeue_log_disk_full", "1: producers are refused for want of space", |l| &l.disk_full),
     ("equeue_log_stored_bytes", "Bytes on disk, prepared segments counted", |l| &l.stored_bytes),

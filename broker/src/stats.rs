@@ -100,6 +100,18 @@ pub struct LogStats {
     pub retention_blocked: Figure,
     /// 1: the clock jumped, so nothing goes by its age.
     pub clock_jumped: Figure,
+    /// Offsets that readers were led past: a repair gave them up.
+    pub offsets_skipped: Figure,
+    /// Bytes of sealed segments read again and checked.
+    pub scrubbed_bytes: Figure,
+    /// Times that all of them were checked.
+    pub scrub_passes: Figure,
+    /// When that was last done, ms UTC.
+    pub scrub_last_pass_ms: Figure,
+    /// Damaged segments that the last pass found.
+    pub scrub_damaged: Figure,
+    /// Segments that the device could not read.
+    pub scrub_errors: Figure,
     /// Bytes that wait for a flush.
     pub pending_bytes: Figure,
     /// Delayed messages that wait.

@@ -47,7 +47,7 @@ fn a_data_directory_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path(), 1);
     let refused = equeue_broker::start(config(dir.path(), 1));
-    assert!(matches!(refused, Err(BrokerError::DataDir(DataDirError::Locked { .. }))), "{refused:?}");
+    assert!(matches!(refused, Err(BrokerError::DataDir(DataDirError::Locked(_)))), "{refused:?}");
     Client::connect(broker.address());
     stop(broker);
     stop(start(dir.path(), 1));

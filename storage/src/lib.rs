@@ -13,6 +13,7 @@ pub mod io;
 pub mod log;
 pub mod offline;
 mod producer_state;
+pub mod repair;
 pub mod retention;
 pub mod segment;
 mod state;

@@ -101,6 +101,55 @@ fn a_crash_during_recovery_is_harmless() {
     }
 }
 
+/// The power goes in the first recovery at each call, and in the one after it at each of the calls that follow: never
+/// a segment more than recoveries, never a different end.
+#[test]
+fn crashes_in_two_recoveries_one_after_the_other_are_harmless() {
+    let seed = 6;
+    let (whole, _) = first_life(seed, None, Hazards::default());
+    let cut = whole.calls() * 2 / 3;
+    let (io, journal) = first_life(seed, Some(cut), Hazards::default());
+    let start = io.after_power_cut(Survivors::Random(cut));
+    let mut crashes = 0;
+    for first in 0.. {
+        let one = again(&start);
+        one.fault_at(first, Fault::PowerCut);
+        let ended = run(&one, async move |io| open(&io, Hazards::default()).await.map(|_| ())).is_ok();
+        let one = one.after_power_cut(Survivors::Random(first));
+        for second in (0..).step_by(3) {
+            let two = again(&one);
+            two.fault_at(second, Fault::PowerCut);
+            let ended = run(&two, async move |io| open(&io, Hazards::default()).await.map(|_| ())).is_ok();
+            let last = two.after_power_cut(Survivors::Random(second));
+            let kept = Rc::clone(&journal);
+            run(&last, async move |io| {
+                let log = open(&io, Hazards::default()).await?;
+                check(&log, &kept).await
+            })
+            .unwrap()
+            .unwrap_or_else(|violation| panic!("calls {first} and {second}: {violation}"));
+            crashes += 1;
+            if ended {
+                break;
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    eprintln!("{crashes} pairs of crashes");
+    assert!(crashes > 200, "{crashes}");
+}
+
+/// A machine with the same files.
+fn again(io: &MemoryIo) -> MemoryIo {
+    let copy = MemoryIo::new(7).with_dir("/data/log-0");
+    for path in io.paths() {
+        copy.put(&path, io.content(&path).unwrap());
+    }
+    copy
+}
+
 #[test]
 fn a_kill_and_then_a_power_cut_lose_nothing_that_was_served() {
     kill_then_cut(Hazards::default()).unwrap();

@@ -21,12 +21,13 @@ fn table(marker: &str) -> Vec<Vec<&'static str>> {
 
 #[test]
 fn fields_are_where_the_tables_say() {
-    let tables: [(&str, &[Field]); 5] = [
+    let tables: [(&str, &[Field]); 6] = [
         ("### Segment header", layout::SEGMENT_FIELDS),
         ("### Flush header", layout::FLUSH_FIELDS),
         ("\nSEAL: ", layout::SEAL_FIELDS),
         ("\nOPEN: ", layout::OPEN_FIELDS),
         ("\nSNAPSHOT: ", layout::SNAPSHOT_FIELDS),
+        ("\nGAP: ", layout::GAP_FIELDS),
     ];
     for (marker, fields) in tables {
         let said: Vec<_> = table(marker).iter().map(|row| (row[0].to_owned(), row[1].to_owned())).collect();

@@ -138,3 +138,51 @@ fn atomic_appends_keep_to_the_limit_of_batches_in_flight() {
     })
     .unwrap();
 }
+
+/// A producer sends ahead; one of its batches is refused for want of room. What it sent behind must not be stored in its
+/// place, and what it sends again is stored once, in order.
+#[test]
+fn a_batch_refused_in_the_middle_of_a_pipeline_leaves_no_hole_and_no_double() {
+    let io = MemoryIo::new(4).with_dir("/data");
+    let machine = io.clone();
+    io.run(async move {
+        let log = open(&machine).await;
+        let mut stored = Vec::new();
+        // Sent ahead until the log says BUSY.
+        let refused = loop {
+            let sequence = 2 * i32::try_from(stored.len()).unwrap();
+            match send(&log, 0, sequence) {
+                Ok(appended) => stored.push(appended),
+                Err(error) => break (sequence, error),
+            }
+            assert!(stored.len() < 100, "there is a limit");
+        };
+        let (sequence, error) = refused;
+        assert!(matches!(error, AppendError::Busy { .. }), "{error}");
+        // Two more were on their way behind it.
+        for behind in [sequence + 2, sequence + 4] {
+            let error = send(&log, 0, behind).unwrap_err();
+            assert!(
+                matches!(error, AppendError::Busy { .. } | AppendError::SequenceGap { .. }),
+                "sequence {behind}: {error}"
+            );
+        }
+        let last = stored.last().unwrap();
+        assert_eq!(
+            log.bounds(QUEUE).unwrap().end,
+            last.base_offset.plus(2),
+            "nothing was stored behind the hole"
+        );
+        log.wait_durable(last.ticket).await.unwrap();
+        // The client sends again from the last one it has an answer for, as after a connection that was lost.
+        for again in [sequence - 2, sequence, sequence + 2, sequence + 4] {
+            let appended = send(&log, 0, again).unwrap();
+            assert_eq!(appended.duplicate, again < sequence, "sequence {again}");
+            assert_eq!(appended.base_offset, Offset(u64::try_from(again).unwrap()));
+            log.wait_durable(appended.ticket).await.unwrap();
+        }
+        let count = usize::try_from(sequence + 6).unwrap();
+        assert_eq!(read_all(&log, QUEUE, Offset(0), 1 << 20).await.len(), count);
+    })
+    .unwrap();
+}

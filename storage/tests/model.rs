@@ -1,8 +1,12 @@
 //! Any sequence of operations on a log gives what it gives on a `Vec`.
 //!
-//! Operations: appends of all sizes, atomic units, state entries, reads from anywhere, searches by time, pauses,
-//! restarts in order, power cuts. After a power cut the log must hold a prefix of what was appended that is at least as
-//! long as what was acknowledged.
+//! Operations: appends of all sizes (rolls and snapshots come with them), atomic units, state entries, reads from
+//! anywhere, searches by time, pauses, a disk that runs full and is given space again, restarts in order, power cuts,
+//! and bits that flip while the log is closed. After a power cut the log must hold a prefix of what was appended that
+//! is at least as long as what was acknowledged. A log with a flipped bit holds what it should, or says that it is
+//! damaged.
+//!
+//! `EQUEUE_MODEL_CASES` says how many cases there are (2,000); what fails is made as short as it can be.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
 
@@ -14,13 +18,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use common::oracle::{DIR, options};
-use common::{batch, bodies, read_all};
+use common::{batch, bodies, read_all, try_read_all};
 use equeue_record::{Offset, QueueKey};
 use equeue_storage::io::Io as _;
 use equeue_storage::io::memory::{MemoryIo, Survivors};
 use equeue_storage::log::{AppendError, AtomicPart, CommitLog, Hazards};
 use equeue_storage::{LogId, Ticket};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 const QUEUES: u64 = 3;
 
@@ -38,6 +43,12 @@ enum Op {
     Pause(u64),
     Restart,
     PowerCut(u64),
+    /// So many bytes in appends that are waited for: enough for a roll.
+    Fill(usize),
+    /// The disk has room for so many more bytes, or for everything.
+    Space(Option<usize>),
+    /// On a copy of what a restart would find: which bit, per million.
+    Flip(u32),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -52,6 +63,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0_u64..400).prop_map(Op::Pause),
         1 => Just(Op::Restart),
         1 => any::<u64>().prop_map(Op::PowerCut),
+        1 => (200_000_usize..1_200_000).prop_map(Op::Fill),
+        1 => prop::option::weighted(0.5, 0_usize..2_000_000).prop_map(Op::Space),
+        1 => (0_u32..1_000_000).prop_map(Op::Flip),
     ]
 }
 
@@ -106,10 +120,15 @@ async fn open(io: MemoryIo) -> CommitLog<MemoryIo> {
     log
 }
 
+/// Appends; on a full disk nothing happens.
 fn append(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, bytes: usize, records: usize) {
     let bodies = model.borrow_mut().bodies(bytes, records);
     let bytes = batch(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let appended = log.append(QueueKey(1 + queue), bytes).unwrap();
+    let appended = match log.append(QueueKey(1 + queue), bytes) {
+        Ok(appended) => appended,
+        Err(AppendError::DiskFull) => return assert!(log.stats().disk_full),
+        Err(error) => panic!("{error}"),
+    };
     let mut model = model.borrow_mut();
     model.last = appended.ticket;
     let known = model.queues.entry(queue).or_default();
@@ -134,13 +153,18 @@ fn unit(log: &CommitLog<MemoryIo>, model: &mut Model, one: usize, two: usize) {
                 known.push((body, time_ms));
             }
         }
+        Err(AppendError::DiskFull) => assert!(log.stats().disk_full),
         Err(error) => assert!(matches!(error, AppendError::TooLarge { .. }), "{error}"),
     }
 }
 
 fn state(log: &CommitLog<MemoryIo>, model: &mut Model, key: u8, value: Option<u8>) {
     let part = AtomicPart::State { key: vec![key].into(), value: value.map(|value| vec![value].into()) };
-    let ticket = log.append_atomic(vec![part]).unwrap();
+    let ticket = match log.append_atomic(vec![part]) {
+        Ok(ticket) => ticket,
+        Err(AppendError::DiskFull) => return assert!(log.stats().disk_full),
+        Err(error) => panic!("{error}"),
+    };
     model.last = ticket;
     model.state_sent.push((ticket, key, value));
 }
@@ -197,10 +221,16 @@ async fn step(run: &mut Run, model: &RefCell<Model>, op: Op) {
         Op::Append(queue, bytes, records) => append(log, model, queue, bytes, records),
         Op::Unit(one, two) => unit(log, &mut model.borrow_mut(), one, two),
         Op::State(key, value) => state(log, &mut model.borrow_mut(), key, value),
-        Op::Wait => {
-            let last = model.borrow().last;
-            log.wait_durable(last).await.unwrap();
-            model.borrow_mut().all_durable();
+        Op::Wait => wait(run, model).await,
+        Op::Fill(bytes) => {
+            for _ in 0..bytes / 60_000 {
+                append(&run.log, model, 0, 60_000, 1);
+                wait(run, model).await;
+            }
+        }
+        Op::Space(room) => {
+            let used: usize = run.io.paths().iter().map(|path| run.io.content(path).unwrap().len()).sum();
+            run.io.set_capacity(room.map(|room| used + room));
         }
         Op::Read(queue, at, bytes) => read(log, model, queue, at, bytes).await,
         Op::Time(queue, at) => {
@@ -211,21 +241,77 @@ async fn step(run: &mut Run, model: &RefCell<Model>, op: Op) {
         }
         Op::Pause(ms) => run.io.sleep(Duration::from_millis(ms)).await,
         Op::Restart => {
+            // What was accepted finds its place.
+            run.io.set_capacity(None);
             log.close().await.unwrap();
             model.borrow_mut().all_durable();
             run.log = open(run.io.clone()).await;
             compare(&run.log, model).await;
             model.borrow_mut().last = Ticket(0);
         }
-        Op::PowerCut(_) => unreachable!("the caller does it"),
+        Op::PowerCut(_) | Op::Flip(_) => unreachable!("the caller does it"),
+    }
+}
+
+async fn wait(run: &Run, model: &RefCell<Model>) {
+    let last = model.borrow().last;
+    // What was accepted before the disk ran full finds its place when there is space again.
+    run.io.set_capacity(None);
+    run.log.wait_durable(last).await.unwrap();
+    model.borrow_mut().all_durable();
+}
+
+/// A bit flips in what the log left behind: it is noticed, or it does not matter.
+fn flip(io: &MemoryIo, model: &Model, at: u32) {
+    let machine = MemoryIo::new(1).with_dir(DIR);
+    let paths = io.paths();
+    for path in &paths {
+        machine.put(path, io.content(path).unwrap());
+    }
+    // Of what was written, mostly.
+    let path = &paths[at as usize % paths.len()];
+    machine.damage(path, |bytes| {
+        let used = bytes
+            .chunks(4096)
+            .rposition(|block| block.iter().any(|byte| *byte != 0))
+            .map_or(1, |last| last + 1);
+        let bits = (used * 4096).min(bytes.len()) * 8;
+        if bits > 0 {
+            let bit = bits * at as usize / 1_000_000;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    });
+    let log = machine.clone();
+    let found = machine.run(async move {
+        let opened = CommitLog::open(log, DIR.into(), LogId(0), options(Hazards::default())).await;
+        let (log, _) = opened.map_err(|error| error.to_string())?;
+        let mut found = Vec::new();
+        for queue in 0..QUEUES {
+            log.open_queue(QueueKey(1 + queue));
+            let all = try_read_all(&log, QueueKey(1 + queue), Offset(0), 150_000).await;
+            found.push(all.map_err(|error| error.to_string())?);
+        }
+        Ok::<_, String>(found)
+    });
+    if let Ok(found) = found.unwrap() {
+        for (queue, found) in (0..).zip(found) {
+            let durable = model.durable.get(&queue).copied().unwrap_or_default();
+            let known = model.queues.get(&queue).map_or(&[][..], Vec::as_slice);
+            assert!(
+                found.len() <= known.len()
+                    && known.iter().map(|(body, _)| body).zip(&found).all(|(a, b)| a == b)
+            );
+            assert!(found.len() >= durable, "{} of {durable} in silence", found.len());
+        }
     }
 }
 
 fn check(seed: u64, ops: &[Op]) {
     let mut io = MemoryIo::new(seed).with_dir("/data");
     let model = Rc::new(RefCell::new(Model::default()));
-    let lives = ops.split_inclusive(|op| matches!(op, Op::PowerCut(_)));
+    let lives = ops.split_inclusive(|op| matches!(op, Op::PowerCut(_) | Op::Flip(_)));
     for life in lives {
+        let life_end = life.last().cloned();
         let (life, kept, machine) = (life.to_vec(), Rc::clone(&model), io.clone());
         let cut = io
             .run(async move {
@@ -234,26 +320,60 @@ fn check(seed: u64, ops: &[Op]) {
                 kept.borrow_mut().last = Ticket(0);
                 let mut run = Run { io: machine, log };
                 for op in life {
-                    if let Op::PowerCut(seed) = op {
-                        return Some(seed);
+                    match op {
+                        Op::PowerCut(seed) => return Some(seed),
+                        Op::Flip(_) => break,
+                        op => step(&mut run, &kept, op).await,
                     }
-                    step(&mut run, &kept, op).await;
                 }
+                run.io.set_capacity(None);
                 run.log.close().await.unwrap();
+                kept.borrow_mut().all_durable();
                 None
             })
             .unwrap();
         if let Some(seed) = cut {
             io = io.after_power_cut(Survivors::Random(seed));
+            io.set_capacity(None);
+        } else if let Some(Op::Flip(at)) = life_end {
+            flip(&io, &model.borrow(), at);
         }
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_log_is_a_vec_per_queue(seed: u64, ops in prop::collection::vec(op(), 1..120)) {
+/// A quarter of the cases, so that they can run side by side.
+fn quarter(lengths: std::ops::Range<usize>) {
+    let cases =
+        std::env::var("EQUEUE_MODEL_CASES").map_or(2000, |cases| cases.parse().expect("a number")) / 4;
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    let input = (any::<u64>(), prop::collection::vec(op(), lengths));
+    let result = runner.run(&input, |(seed, ops)| {
         check(seed, &ops);
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
     }
+    eprintln!("model: {cases} cases");
+}
+
+#[test]
+fn a_log_is_a_vec_per_queue_in_a_few_steps() {
+    quarter(1..8);
+}
+
+#[test]
+fn a_log_is_a_vec_per_queue_in_some_steps() {
+    quarter(1..16);
+}
+
+#[test]
+fn a_log_is_a_vec_per_queue_in_many_steps() {
+    quarter(1..24);
+}
+
+#[test]
+fn a_log_is_a_vec_per_queue_in_a_lot_of_steps() {
+    quarter(1..48);
 }

@@ -70,6 +70,7 @@ fn make_long_log(dir: &Path, segments: u64) {
             bytes: SEGMENT_BYTES,
             salt: salt(number),
             created_ms: 0,
+            has_gaps: false,
         };
         let file = OpenOptions::new()
             .create_new(true)

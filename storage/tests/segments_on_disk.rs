@@ -22,6 +22,7 @@ const SEGMENT: SegmentHeader = SegmentHeader {
     bytes: 4 << 20,
     salt: Salt::from_bits(7),
     created_ms: 0,
+    has_gaps: false,
 };
 
 fn flush(io: &DmaIo, chain: &Chain, body: &[u8], span: u32) -> (FlushHeader, Rc<<DmaIo as Io>::Buffer>) {

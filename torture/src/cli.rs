@@ -179,7 +179,7 @@ pub(crate) struct DiskfullArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Size of the image, MiB
-    #[arg(long, default_value_t = 56, value_name = "MIB", value_parser = clap::value_parser!(u64).range(32..=4096))]
+    #[arg(long, default_value_t = 40, value_name = "MIB", value_parser = clap::value_parser!(u64).range(32..=4096))]
     pub(crate) size: u64,
     /// Fail instead of being skipped where it cannot run
     #[arg(long)]

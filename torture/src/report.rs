@@ -72,6 +72,8 @@ pub(crate) struct Report {
     pub(crate) readings: u32,
     /// Starts that the broker refused because of damage, where losses are expected.
     pub(crate) refusals: u32,
+    /// Starts that were ended by a fault before the broker was ready, or just after.
+    pub(crate) interrupted: u32,
     /// The most that a broker held before a fault.
     pub(crate) usage: Usage,
     /// What was found.
@@ -95,6 +97,7 @@ struct Printed<'a> {
     lives: u32,
     readings: u32,
     refusals: u32,
+    interrupted_starts: u32,
     messages: Messages,
     restart_to_ready_ms: Spread,
     ready_to_first_ack_ms: Spread,
@@ -154,6 +157,7 @@ impl Report {
             lives: self.lives,
             readings: self.readings,
             refusals: self.refusals,
+            interrupted_starts: self.interrupted,
             messages: self.messages,
             restart_to_ready_ms: self.restart.spread(),
             ready_to_first_ack_ms: self.first_ack.spread(),
@@ -187,6 +191,9 @@ impl Report {
         )?;
         writeln!(to, "  read along          {pulled}, of these {redelivered} again to the same member")?;
         writeln!(to, "  read by the oracle  {verified} in {} readings", self.readings)?;
+        if self.interrupted > 0 {
+            writeln!(to, "  interrupted starts  {}", self.interrupted)?;
+        }
         if self.refusals > 0 {
             writeln!(to, "  refused starts      {}", self.refusals)?;
         }

@@ -74,6 +74,20 @@ impl Servers {
 
     /// Starts the broker again; how long it took until it was ready.
     pub(crate) async fn restart(&mut self) -> anyhow::Result<Duration> {
+        let mut child = self.spawn_broker()?;
+        let (addresses, took) = child.ready(READY_LIMIT).await.context("the broker did not start")?;
+        self.learn(&addresses);
+        self.broker = Some(child);
+        Ok(took)
+    }
+
+    /// Starts the broker and does not wait for it: it is in the middle of its recovery.
+    pub(crate) fn begin_restart(&mut self) -> anyhow::Result<()> {
+        self.broker = Some(self.spawn_broker()?);
+        Ok(())
+    }
+
+    fn spawn_broker(&self) -> anyhow::Result<Child> {
         let (broker, nameserver) = (self.broker_address.to_string(), self.nameserver_address.to_string());
         let mut arguments = match self.plan.topology {
             Topology::Standalone => vec!["standalone", "--nameserver-listen", &nameserver],
@@ -83,11 +97,7 @@ impl Servers {
         let mut spec = self.spec("broker", &arguments);
         spec.arguments.extend([OsString::from("--data"), self.plan.data.clone().into()]);
         spec.environment.clone_from(&self.plan.settings);
-        let mut child = Child::spawn(&spec)?;
-        let (addresses, took) = child.ready(READY_LIMIT).await.context("the broker did not start")?;
-        self.learn(&addresses);
-        self.broker = Some(child);
-        Ok(took)
+        Child::spawn(&spec)
     }
 
     /// Where clients ask for routes.

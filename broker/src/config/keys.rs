@@ -77,6 +77,8 @@ keys! {
         "Quiet time after which a log marks its durable end on disk.";
     "storage.producers_max" = "100000", "1000..10000000",
         "Producers remembered per log, to recognise batches that are sent twice.";
+    "storage.scrub_bytes_per_second" = r#""4MiB""#, "0B..1GiB",
+        "Sealed segments of each log are read again and checked at this rate, once an hour at the most. 0B: never.";
     "retention.age" = r#""7d""#, "1m..36500d, or 0",
         "Messages older than this are deleted, in whole segments. 0: they stay. A topic may have an age of its own.";
     "retention.bytes" = r#""0B""#, "four segments per log.., or 0",

@@ -3,7 +3,6 @@
 //! Unknown keys are errors. [`KEYS`] documents every key but those of `[hazards]`, and is tested to be complete and to hold the defaults.
 
 mod groups;
-mod hazards;
 mod keys;
 mod size;
 mod span;
@@ -13,10 +12,10 @@ use std::path::PathBuf;
 
 use equeue_net::frame::FRAME_BYTES_MAX;
 use equeue_net::limits;
+use equeue_storage::log::Hazards;
 use serde::{Deserialize, Serialize};
 
 pub use groups::GroupsConfig;
-pub use hazards::HazardConfig;
 pub use keys::{ConfigKey, KEYS, default_toml};
 pub use size::{ByteSize, ByteSizeError};
 pub use span::{Span, SpanError};
@@ -86,7 +85,7 @@ pub struct BrokerConfig {
     /// Consumer groups.
     pub groups: GroupsConfig,
     /// For tests of tests only.
-    pub hazards: HazardConfig,
+    pub hazards: Hazards,
 }
 
 /// Memory of the whole broker.
@@ -147,6 +146,8 @@ pub struct StorageConfig {
     pub idle_ms: u64,
     /// Producers remembered per log.
     pub producers_max: usize,
+    /// Rate at which sealed segments of a log are read again and checked; 0: never.
+    pub scrub_bytes_per_second: ByteSize,
 }
 
 /// How long messages stay. Whole segments go, the oldest first.
@@ -243,7 +244,7 @@ impl Default for BrokerConfig {
             delay: DelayConfig::default(),
             retry: RetryConfig::default(),
             groups: GroupsConfig::default(),
-            hazards: HazardConfig::default(),
+            hazards: Hazards::default(),
         }
     }
 }
@@ -269,6 +270,7 @@ impl Default for StorageConfig {
             snapshot_bytes: ByteSize::mib(256),
             idle_ms: 100,
             producers_max: 100_000,
+            scrub_bytes_per_second: ByteSize::mib(4),
         }
     }
 }
@@ -531,7 +533,8 @@ impl StorageConfig {
         within("storage.sync_interval_ms", self.sync_interval_ms, 1, 60_000)?;
         within("storage.snapshot_bytes", self.snapshot_bytes, ByteSize::mib(1), ByteSize::gib(16))?;
         within("storage.idle_ms", self.idle_ms, 10, 60_000)?;
-        within("storage.producers_max", self.producers_max, 1_000, 10_000_000)
+        within("storage.producers_max", self.producers_max, 1_000, 10_000_000)?;
+        within("storage.scrub_bytes_per_second", self.scrub_bytes_per_second, ByteSize(0), ByteSize::gib(1))
     }
 }
 
@@ -664,6 +667,10 @@ mod tests {
         assert_eq!(refused(|c| c.retention.segments = 1), "retention.segments");
         assert_eq!(refused(|c| c.retention.disk_free_min = ByteSize(u64::MAX)), "retention.disk_free_min");
         assert_eq!(refused(|c| c.retention.check_ms = 1), "retention.check_ms");
+        assert_eq!(
+            refused(|c| c.storage.scrub_bytes_per_second = ByteSize::gib(2)),
+            "storage.scrub_bytes_per_second"
+        );
         assert_eq!(refused(|c| c.net.connections_max = 0), "net.connections_max");
         assert_eq!(refused(|c| c.net.frame_bytes_max = ByteSize(1)), "net.frame_bytes_max");
         assert_eq!(refused(|c| c.net.produce_credit_bytes = ByteSize(1)), "net.produce_credit_bytes");
@@ -682,6 +689,15 @@ mod tests {
         assert_eq!(refused(|c| c.groups.session_ms = 4_999), "groups.session_ms");
         assert_eq!(refused(|c| c.groups.retention_hours = 0), "groups.retention_hours");
         assert_eq!(refused(|c| c.groups.broadcast_retention_hours = 0), "groups.broadcast_retention_hours");
+    }
+
+    #[test]
+    fn the_switches_of_null_controls_are_read_but_not_offered() {
+        let read: BrokerConfig = toml::from_str("[hazards]\nno_sync = true").unwrap();
+        assert_eq!(read.hazards, Hazards { no_sync: true, ..Hazards::default() });
+        assert!(read.hazards.any() && !BrokerConfig::default().hazards.any());
+        assert!(!default_toml().contains("hazards"));
+        assert!(toml::from_str::<BrokerConfig>("[hazards]\nno_synk = true").is_err());
     }
 
     #[test]

@@ -174,6 +174,9 @@ impl Gather {
             }
         };
         if read.pieces.is_empty() {
+            // Offsets up to the end that a repair gave up are not waited for.
+            item.advanced |= read.next_offset > item.offset;
+            item.offset = item.offset.max(read.next_offset);
             return Next::Item;
         }
         if self.out.bytes > 0 && self.out.bytes + read.bytes > job.bytes_max {

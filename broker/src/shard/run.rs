@@ -146,8 +146,17 @@ async fn open_logs(
         let opened = Log::open(io.clone(), dir, id, options.clone()).await;
         let (log, recovered) =
             opened.map_err(|source| BrokerError::Open { log: id.0, shard: index, source })?;
+        let how = if recovered.clean {
+            "log opened after an orderly stop"
+        } else {
+            "log recovered: the last stop was not orderly"
+        };
         tracing::info!(log = %id, clean = recovered.clean, from = %recovered.from, end = %recovered.end,
-            flushes = recovered.flushes, torn_bytes = recovered.torn_bytes, took = ?recovered.took, "log opened");
+            flushes = recovered.flushes, torn_bytes = recovered.torn_bytes, took = ?recovered.took, "{how}");
+        if recovered.gaps > 0 {
+            tracing::warn!(log = %id, gaps = recovered.gaps, offsets_missing = recovered.offsets_missing,
+                "a repair gave up parts of this log: readers are led past what is missing");
+        }
         Ok::<_, BrokerError>((id, log))
     };
     try_join_all(own.map(open)).await

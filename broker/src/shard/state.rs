@@ -322,6 +322,12 @@ impl Shard {
             figures.unconsumed_near.set(stats.unconsumed_near);
             figures.retention_blocked.set(u64::from(stats.retention_blocked));
             figures.clock_jumped.set(u64::from(stats.clock_jumped));
+            figures.offsets_skipped.set(stats.offsets_skipped);
+            figures.scrubbed_bytes.set(stats.scrubbed_bytes);
+            figures.scrub_passes.set(stats.scrub_passes);
+            figures.scrub_last_pass_ms.set(u64::try_from(stats.scrub_last_pass_ms).unwrap_or(0));
+            figures.scrub_damaged.set(stats.scrub_damaged);
+            figures.scrub_errors.set(stats.scrub_errors);
             figures.pending_bytes.set(stats.pending_bytes as u64);
             figures.cache_hits.set(stats.cache.hits);
             figures.cache_misses.set(stats.cache.misses);

@@ -21,6 +21,7 @@ const SEGMENT: SegmentHeader = SegmentHeader {
     bytes: 1 << 20,
     salt: Salt::from_bits(0x5a17),
     created_ms: 0,
+ has_gaps: false,
 };
 
 /// Flushes of one to three blocks, the last one SEAL; those in the middle know that the first are synced.

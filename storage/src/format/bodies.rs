@@ -4,8 +4,8 @@
 
 use equeue_record::MasterEpoch;
 
-use super::FormatError;
 use super::field::{Field, check_len, covers};
+use super::{BLOCK_BYTES, FormatError};
 use crate::types::Position;
 
 /// Bytes of the body of a SEAL.
@@ -14,6 +14,8 @@ pub const SEAL_BODY_LEN: usize = 8;
 pub const OPEN_BODY_LEN: usize = 16;
 /// Bytes in front of the batches of a SNAPSHOT.
 pub const SNAPSHOT_PREFIX_LEN: usize = 24;
+/// Bytes in front of the batches of a GAP.
+pub const GAP_PREFIX_LEN: usize = 24;
 
 const NEXT: Field = Field::new("next_position", 0, 8);
 /// Layout of the body of a SEAL.
@@ -34,6 +36,16 @@ const SNAPSHOT_RESERVED: Field = Field::new("reserved", 21, 3);
 /// Layout of the front of a SNAPSHOT's body.
 pub const SNAPSHOT_FIELDS: &[Field] = &[BEGIN, AS_OF, INDEX, FLAGS, SNAPSHOT_RESERVED];
 
+const RESUME: Field = Field::new("resume", 0, 8);
+const GAP_PREVIOUS_END: Field = Field::new("previous_end", 8, 8);
+const RESUME_LINK: Field = Field::new("resume_link", 16, 4);
+const GAP_RESERVED: Field = Field::new("reserved", 20, 4);
+/// Layout of the front of a GAP's body.
+pub const GAP_FIELDS: &[Field] = &[RESUME, GAP_PREVIOUS_END, RESUME_LINK, GAP_RESERVED];
+
+/// In place of a position: there is none.
+const NO_POSITION: u64 = u64::MAX;
+
 const FLAG_BEGIN: u8 = 1;
 const FLAG_END: u8 = 2;
 
@@ -41,6 +53,7 @@ const _: () = assert!(
     covers(SEAL_FIELDS, SEAL_BODY_LEN)
         && covers(OPEN_FIELDS, OPEN_BODY_LEN)
         && covers(SNAPSHOT_FIELDS, SNAPSHOT_PREFIX_LEN)
+        && covers(GAP_FIELDS, GAP_PREFIX_LEN)
 );
 
 fn check_exact(what: &'static str, bytes: &[u8], len: usize) -> Result<(), FormatError> {
@@ -181,6 +194,52 @@ impl SnapshotPrefix {
     }
 }
 
+/// Front of the body of a GAP: a repair gave up what lay here. Control batches may follow, with the next offset of each
+/// queue that lost records, so that no offset is given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapPrefix {
+    /// Where the log goes on, in this segment or at its end. `None`: right behind the GAP, linked to it like any flush.
+    pub resume: Option<Position>,
+    /// When the GAP is the first of its segment, and the segment before does not end with SEAL: where that one ends, as
+    /// an OPEN would say.
+    pub previous_end: Option<Position>,
+    /// What the flush at `resume` has as its `chain`; 0 without `resume`.
+    pub resume_link: u32,
+}
+
+impl GapPrefix {
+    /// The bytes.
+    pub fn encode(&self) -> [u8; GAP_PREFIX_LEN] {
+        let mut out = [0; GAP_PREFIX_LEN];
+        let bits =
+            |position: Option<Position>| position.map_or(NO_POSITION, |position| position.0).to_le_bytes();
+        RESUME.put(&mut out, bits(self.resume));
+        GAP_PREVIOUS_END.put(&mut out, bits(self.previous_end));
+        RESUME_LINK.put(&mut out, self.resume_link.to_le_bytes());
+        out
+    }
+
+    /// Reads the front of the body of a GAP; gives the rest too.
+    pub fn split(body: &[u8]) -> Result<(Self, &[u8]), FormatError> {
+        const WHAT: &str = "body of a GAP";
+        let Some((bytes, rest)) = body.split_at_checked(GAP_PREFIX_LEN) else {
+            return Err(FormatError::Truncated { what: WHAT, needed: GAP_PREFIX_LEN, have: body.len() });
+        };
+        GAP_RESERVED.check_zero(WHAT, bytes)?;
+        let position = |field: Field| match field.get_u64(bytes)? {
+            NO_POSITION => Ok(None),
+            value if value.is_multiple_of(BLOCK_BYTES) => Ok(Some(Position(value))),
+            value => Err(FormatError::Field { what: WHAT, field: field.name, value }),
+        };
+        let prefix = Self {
+            resume: position(RESUME)?,
+            previous_end: position(GAP_PREVIOUS_END)?,
+            resume_link: RESUME_LINK.get_u32(bytes)?,
+        };
+        Ok((prefix, rest))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +293,23 @@ mod tests {
         }
         assert!(SnapshotPrefix::split(&SnapshotPrefix { index: 1, ..begin }.encode()).is_err());
         assert!(SnapshotPrefix::split(&SnapshotPrefix { index: 0, ..end }.encode()).is_err());
+    }
+
+    #[test]
+    fn gap() {
+        for previous_end in [None, Some(Position(4096))] {
+            let prefix = GapPrefix { resume: Some(Position(1 << 20)), previous_end, resume_link: 7 };
+            let mut body = prefix.encode().to_vec();
+            body.extend_from_slice(b"batches");
+            assert_eq!(GapPrefix::split(&body), Ok((prefix, &b"batches"[..])));
+            for len in 0..GAP_PREFIX_LEN {
+                assert!(GapPrefix::split(&body[..len]).is_err());
+            }
+            for at in [0, 20] {
+                let mut bad = body.clone();
+                bad[at] ^= 1;
+                assert!(GapPrefix::split(&bad).is_err());
+            }
+        }
     }
 }

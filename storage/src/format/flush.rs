@@ -89,11 +89,15 @@ pub enum FlushKind {
     Clean = 5,
     /// A slice of a snapshot. Body: [`super::SnapshotPrefix`], then control batches.
     Snapshot = 6,
+    /// Written by a repair in place of what is lost: the log goes on further on. Body: [`super::GapPrefix`], then
+    /// control batches.
+    Gap = 7,
 }
 
 impl FlushKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Data, Self::Seal, Self::Open, Self::Idle, Self::Clean, Self::Snapshot];
+    pub const ALL: [Self; 7] =
+        [Self::Data, Self::Seal, Self::Open, Self::Idle, Self::Clean, Self::Snapshot, Self::Gap];
 
     fn from_code(code: u8) -> Result<Self, FormatError> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == code).ok_or(FormatError::Field {
@@ -135,7 +139,8 @@ pub struct FlushHeader {
     pub salt: Salt,
     /// End of the gap-free prefix of flushes known to be durable when this one was built; at most `position`.
     pub durable_to: Position,
-    /// Salt of the next segment; `Some` exactly in a [`FlushKind::Seal`].
+    /// Salt of the next segment; `Some` in each [`FlushKind::Seal`], and in a [`FlushKind::Gap`] up to the end of its
+    /// segment.
     pub next_salt: Option<Salt>,
 }
 
@@ -256,7 +261,7 @@ impl FlushHeader {
         if self.snapshot.is_some_and(|snapshot| snapshot >= self.position) {
             return bad(SNAPSHOT, self.snapshot.map_or(0, |position| position.0));
         }
-        if (self.kind == FlushKind::Seal) != self.next_salt.is_some() {
+        if self.kind != FlushKind::Gap && (self.kind == FlushKind::Seal) != self.next_salt.is_some() {
             return bad(NEXT_SALT, u64::from(self.next_salt.is_some()));
         }
         Ok(())

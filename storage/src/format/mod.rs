@@ -14,22 +14,23 @@ mod segment;
 mod state;
 
 pub use bodies::{
-    OPEN_BODY_LEN, OpenBody, OpenCause, SEAL_BODY_LEN, SNAPSHOT_PREFIX_LEN, SealBody, SnapshotPrefix,
+    GAP_PREFIX_LEN, GapPrefix, OPEN_BODY_LEN, OpenBody, OpenCause, SEAL_BODY_LEN, SNAPSHOT_PREFIX_LEN,
+    SealBody, SnapshotPrefix,
 };
 pub use error::FormatError;
 pub use field::Field;
 pub use flush::{Chain, FLUSH_HEADER_LEN, FLUSH_MAGIC, FlushHeader, FlushKind, LOCAL_PART_AT};
 pub use identity::{BROKER_GROUP_MAX, IDENTITY_BYTES_MAX, Identity, NAME_BYTES_MAX};
 pub use name::{
-    FileName, IDENTITY_FILE, LOCK_FILE, LOST_AND_FOUND_DIR, index_name, log_dir_name, parse_log_dir_name,
-    prep_name, segment_name,
+    FileName, IDENTITY_FILE, LOCK_FILE, LOST_AND_FOUND_DIR, REPAIR_INTENT_FILE, index_name, log_dir_name,
+    parse_log_dir_name, prep_name, repair_name, segment_name,
 };
 pub use segment::{SEGMENT_HEADER_LEN, SEGMENT_MAGIC, Salt, SegmentHeader};
 pub use state::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, StateBatchBuilder, read_state};
 
 /// The layouts of fields, for docs/storage-format.md and its test.
 pub mod layout {
-    pub use super::bodies::{OPEN_FIELDS, SEAL_FIELDS, SNAPSHOT_FIELDS};
+    pub use super::bodies::{GAP_FIELDS, OPEN_FIELDS, SEAL_FIELDS, SNAPSHOT_FIELDS};
     pub use super::flush::FIELDS as FLUSH_FIELDS;
     pub use super::segment::FIELDS as SEGMENT_FIELDS;
 }

@@ -6,8 +6,11 @@ use crate::types::{LogId, Position};
 pub const IDENTITY_FILE: &str = "identity";
 /// Locked by the process that serves the data directory.
 pub const LOCK_FILE: &str = "lock";
-/// Where bytes that a fail-over removed are kept, in a log's folder.
+/// Where files that a repair or a fail-over set aside are kept, in a log's folder.
 pub const LOST_AND_FOUND_DIR: &str = "lost+found";
+
+/// A repair was begun: the log is not opened before it has ended. In a log's folder.
+pub const REPAIR_INTENT_FILE: &str = "repair.intent";
 
 const POSITION_DIGITS: usize = 20;
 
@@ -53,6 +56,11 @@ pub fn index_name(position: Position) -> String {
 /// `prep-<number>.tmp`: any number that no other preparation uses at the time.
 pub fn prep_name(number: u64) -> String {
     format!("prep-{number}.tmp")
+}
+
+/// `repair-<position>.tmp`: what a repair will put in the place of the segment.
+pub fn repair_name(position: Position) -> String {
+    format!("repair-{}.tmp", position.0)
 }
 
 /// `log-<n>`

@@ -20,7 +20,7 @@ const WHAT: &str = "segment header";
 const MAGIC: Field = Field::new("magic", 0, 8);
 const VERSION: Field = Field::new("version", 8, 2);
 const LOG: Field = Field::new("log", 10, 2);
-const RESERVED: Field = Field::new("reserved", 12, 4);
+const FLAGS: Field = Field::new("flags", 12, 4);
 const POSITION: Field = Field::new("position", 16, 8);
 const BYTES: Field = Field::new("bytes", 24, 8);
 const SALT: Field = Field::new("salt", 32, 8);
@@ -28,8 +28,11 @@ const CREATED: Field = Field::new("created_ms", 40, 8);
 const ZEROS: Field = Field::new("zeros", 48, 4044);
 const CRC: Field = Field::new("crc", 4092, 4);
 
+/// Bit 0 of the flags.
+const FLAG_GAPS: u32 = 1;
+
 /// Layout of the header block.
-pub const FIELDS: &[Field] = &[MAGIC, VERSION, LOG, RESERVED, POSITION, BYTES, SALT, CREATED, ZEROS, CRC];
+pub const FIELDS: &[Field] = &[MAGIC, VERSION, LOG, FLAGS, POSITION, BYTES, SALT, CREATED, ZEROS, CRC];
 
 const _: () = assert!(covers(FIELDS, SEGMENT_HEADER_LEN));
 
@@ -81,6 +84,8 @@ pub struct SegmentHeader {
     pub salt: Salt,
     /// When it was made, ms UTC. For people.
     pub created_ms: i64,
+    /// A repair made it: it has GAPs, and offsets may be missing behind them.
+    pub has_gaps: bool,
 }
 
 impl SegmentHeader {
@@ -104,6 +109,7 @@ impl SegmentHeader {
         BYTES.put(&mut out, self.bytes.to_le_bytes());
         SALT.put(&mut out, self.salt.0.to_le_bytes());
         CREATED.put(&mut out, self.created_ms.to_le_bytes());
+        FLAGS.put(&mut out, (if self.has_gaps { FLAG_GAPS } else { 0 }).to_le_bytes());
         let crc = crc32c::crc32c(out.get(..CRC.at).unwrap_or_default());
         CRC.put(&mut out, crc.to_le_bytes());
         out
@@ -123,15 +129,19 @@ impl SegmentHeader {
         if version > FORMAT_VERSION {
             return Err(FormatError::NewerVersion { what: WHAT, found: version, known: FORMAT_VERSION });
         }
+        let flags = FLAGS.get_u32(bytes)?;
+        if flags & !FLAG_GAPS != 0 {
+            return Err(FormatError::Field { what: WHAT, field: FLAGS.name, value: u64::from(flags) });
+        }
         let header = Self {
             log: LogId(LOG.get_u16(bytes)?),
             position: Position(POSITION.get_u64(bytes)?),
             bytes: BYTES.get_u64(bytes)?,
             salt: Salt(SALT.get_u64(bytes)?),
             created_ms: CREATED.get_i64(bytes)?,
+            has_gaps: flags & FLAG_GAPS != 0,
         };
         header.check(version)?;
-        RESERVED.check_zero(WHAT, bytes)?;
         ZEROS.check_zero(WHAT, bytes)?;
         Ok(header)
     }
@@ -164,6 +174,7 @@ mod tests {
             bytes: 16 << 20,
             salt: Salt::from_bits(0x1122_3344_5566_7788),
             created_ms: 1_795_000_000_000,
+            has_gaps: false,
         }
     }
 

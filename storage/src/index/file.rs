@@ -343,6 +343,7 @@ mod tests {
             bytes: 1 << 20,
             salt: Salt::from_bits(5),
             created_ms: 0,
+            has_gaps: false,
         }
     }
 

@@ -201,6 +201,54 @@ impl IndexHeader {
     }
 }
 
+/// The bytes of a whole index file. Logs write theirs in slices, see [`super::IndexWriter`].
+pub(crate) fn encode_index(segment: &SegmentHeader, entries: &[Entry]) -> Vec<u8> {
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        number
+    };
+    let (mut content, mut fences) = (Vec::new(), Vec::new());
+    for part in entries.chunks(ENTRIES_MAX) {
+        content.extend(encode_entries(segment.position, next(), part));
+        fences.extend(part.first().map(Entry::fence));
+    }
+    let entry_blocks = fences.len();
+    for part in fences.chunks(FENCES_MAX) {
+        content.extend(encode_fences(segment.position, next(), part));
+    }
+    let fence_blocks = entry_blocks.div_ceil(FENCES_MAX);
+    let narrow = |blocks: usize| u32::try_from(blocks).expect("runs of a segment are fewer");
+    let header = IndexHeader {
+        log: segment.log,
+        position: segment.position,
+        salt: segment.salt,
+        entries: entries.len() as u64,
+        entry_blocks: narrow(entry_blocks),
+        fence_blocks: narrow(fence_blocks),
+    };
+    [header.encode(), content].concat()
+}
+
+/// Reads a whole index file; `None` when it is not exactly what was written for the segment.
+pub(crate) fn parse_index(segment: &SegmentHeader, bytes: &[u8]) -> Option<Vec<Entry>> {
+    let mut blocks = bytes.chunks(INDEX_BLOCK_LEN);
+    let header = IndexHeader::decode(segment, blocks.next()?)?;
+    if header.file_len() != bytes.len() as u64 {
+        return None;
+    }
+    let (mut entries, mut firsts, mut fences) = (Vec::new(), Vec::new(), Vec::new());
+    for number in (1..).take(header.entry_blocks as usize) {
+        let block = decode_entries(segment.position, number, blocks.next()?)?;
+        firsts.extend(block.first().map(Entry::fence));
+        entries.extend(block);
+    }
+    for number in (1 + header.entry_blocks..).take(header.fence_blocks as usize) {
+        decode_fences(segment.position, number, blocks.next()?, &mut fences)?;
+    }
+    (fences == firsts && entries.len() as u64 == header.entries).then_some(entries)
+}
+
 fn encode_block(segment: Position, number: u32, count: usize, content: &[u8]) -> Vec<u8> {
     let count = u16::try_from(count).expect("a block holds a few hundred entries");
     let mut block = Vec::with_capacity(INDEX_BLOCK_LEN);
@@ -263,6 +311,7 @@ mod tests {
             bytes: 1 << 20,
             salt: Salt::from_bits(99),
             created_ms: 0,
+            has_gaps: false,
         }
     }
 

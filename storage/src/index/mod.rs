@@ -8,5 +8,5 @@ mod layout;
 mod runs;
 
 pub(crate) use file::{IndexError, IndexWriter, Indexes, Lookup, walk_index};
-pub(crate) use layout::Entry;
+pub(crate) use layout::{Entry, encode_index, parse_index};
 pub(crate) use runs::{QueueRuns, Run, Search};

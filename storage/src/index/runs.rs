@@ -1,6 +1,7 @@
 //! The runs of one queue that are in memory. Pure.
 //!
-//! **Invariant**: runs are in order of offsets without a gap between them, so also in order of positions and times.
+//! **Invariant**: runs are in order of offsets, so also in order of positions and times. Offsets are missing between them
+//! only where a repair gave them up.
 
 use std::collections::VecDeque;
 
@@ -79,7 +80,7 @@ pub(crate) struct QueueRuns {
 impl QueueRuns {
     /// Adds the newest run.
     pub(crate) fn push(&mut self, run: Run) {
-        debug_assert!(self.runs.back().is_none_or(|last| last.next_offset() == run.base_offset));
+        debug_assert!(self.runs.back().is_none_or(|last| last.next_offset() <= run.base_offset));
         self.runs.push_back(run);
     }
 
@@ -91,6 +92,11 @@ impl QueueRuns {
     /// The first run, if any.
     pub(crate) fn first(&self) -> Option<&Run> {
         self.runs.front()
+    }
+
+    /// Where the first run lies; behind everything when there is none.
+    pub(crate) fn first_position(&self) -> Position {
+        self.runs.front().map_or(Position(u64::MAX), |run| run.position)
     }
 
     /// The runs from the one looked for on. `None` when it may lie before those in memory.

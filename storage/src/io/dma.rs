@@ -13,8 +13,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use glommio::GlommioError;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
 use super::ram::{RamBytes, RamDisk, RamFile};
 use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
@@ -70,6 +70,16 @@ impl DmaIo {
         let ram = Some(Rc::new(RamDisk::new(capacity)));
         Self { _executor: std::marker::PhantomData, begun: Instant::now(), ram }
     }
+}
+
+/// Does some work on the files of a data directory, on an executor of its own in the calling thread. For tools; a broker
+/// has executors of its own.
+///
+/// # Errors
+/// When there can be no executor, or no direct I/O on the directory.
+pub fn block_on<T>(data_dir: &Path, work: impl AsyncFnOnce(DmaIo) -> T) -> io::Result<T> {
+    let executor = LocalExecutorBuilder::new(Placement::Unbound).make().map_err(plain)?;
+    executor.run(async { Ok(work(DmaIo::new(data_dir).await?).await) })
 }
 
 /// Writes the probe's block where it is missing. Several executors may do it at once: they write the same bytes.
@@ -336,8 +346,6 @@ impl IoFile for DmaIoFile {
 
 #[cfg(test)]
 mod tests {
-    use glommio::{LocalExecutorBuilder, Placement};
-
     use super::*;
 
     /// Beside the test's executable: on a disk, while /tmp may be a tmpfs, which has no direct I/O.

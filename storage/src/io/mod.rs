@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use align::{align_down, align_up, is_aligned};
-pub use dma::{DmaIo, DmaIoFile, PROBE_FILE, ReadResultBytes};
+pub use dma::{DmaIo, DmaIoFile, PROBE_FILE, ReadResultBytes, block_on};
 
 /// Alignment of every position, length and buffer in direct I/O, in bytes.
 pub const ALIGN: usize = 4096;
@@ -58,7 +58,7 @@ pub trait Io: Clone + 'static {
 
     /// Opens a file for direct I/O.
     fn open(&self, path: &Path, access: Access) -> impl Future<Output = io::Result<Self::File>>;
-    /// Renames; atomic, durable only after [`Io::sync_dir`] of the folder.
+    /// Renames, replacing what is at `to`; atomic, durable only after [`Io::sync_dir`] of the folder it moves to.
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> impl Future<Output = io::Result<()>>;

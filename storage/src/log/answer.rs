@@ -98,6 +98,10 @@ pub struct Recovered {
     pub flushes: u64,
     /// Bytes of a torn tail that was cut off (never acknowledged).
     pub torn_bytes: u64,
+    /// Places in what was replayed where a repair gave up what was lost.
+    pub gaps: u64,
+    /// Offsets found missing behind them.
+    pub offsets_missing: u64,
     /// How long it took.
     pub took: std::time::Duration,
 }

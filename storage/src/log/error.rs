@@ -131,6 +131,14 @@ pub enum OpenError {
         /// What the operator runs.
         command: String,
     },
+    /// A repair was begun and has not ended. Nothing was changed.
+    #[error("{path}: a repair of this log was begun and has not ended. Run `{command}`")]
+    RepairUnfinished {
+        /// The file that tells.
+        path: PathBuf,
+        /// What the operator runs.
+        command: String,
+    },
     /// A later format.
     #[error("{path}: format version {found} is newer than this build's {known}; use the newer build")]
     NewerFormat {

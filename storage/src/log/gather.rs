@@ -42,6 +42,8 @@ pub(super) struct Found {
     pub(super) spans: Vec<Span>,
     /// Runs from an index file, in order.
     pub(super) runs: Vec<Run>,
+    /// No index file knows the offset, or one behind it; true as long as this is the first run in memory.
+    pub(super) not_indexed: Option<Position>,
 }
 
 struct Piece {
@@ -74,8 +76,13 @@ impl<I: Io> Core<I> {
         let from_index = found.runs.get(found.runs.partition_point(|run| run.is_before(search))..);
         let gathered = match (in_memory.from(search), from_index) {
             (Some(runs), _) => self.gather_runs(queue, runs.copied(), bytes_max, found, &mut answer),
-            (None, Some(runs)) if runs.first().is_some_and(|run| run.base_offset <= offset) => {
+            (None, Some(runs)) if runs.first().is_some_and(|run| self.leads_to(run, offset)) => {
                 self.gather_runs(queue, runs.iter().copied(), bytes_max, found, &mut answer)
+            }
+            // Runs that were in memory may have gone into an index meanwhile.
+            (None, _) if found.not_indexed == Some(in_memory.first_position()) => {
+                let runs = in_memory.in_memory_from(search).copied();
+                self.gather_runs(queue, runs, bytes_max, found, &mut answer)
             }
             _ => Ok(Some(Gathered::Index)),
         };
@@ -95,7 +102,29 @@ impl<I: Io> Core<I> {
                 known.read_to = answer.next_offset;
             }
         }
-        Ok(gathered?.unwrap_or(Gathered::Done(answer, ahead)))
+        if let Some(missing) = gathered? {
+            return Ok(missing);
+        }
+        if answer.pieces.is_empty() {
+            // Up to the end all was given up, and nothing came since.
+            self.skip(answer.next_offset, end, self.durable_end)?;
+            answer.next_offset = end;
+        }
+        Ok(Gathered::Done(answer, ahead))
+    }
+
+    /// Whether the run is what a reader of `offset` gets next: it has it, or what lay before it was given up.
+    pub(super) fn leads_to(&self, run: &Run, offset: Offset) -> bool {
+        run.base_offset <= offset || self.segments.has_gap_before(run.position)
+    }
+
+    /// Leads a reader past offsets that are not there any more; an error when none were given up before `position`.
+    fn skip(&mut self, from: Offset, to: Offset, position: Position) -> Result<(), ReadError> {
+        if !self.segments.has_gap_before(position) {
+            return Err(self.damaged(position, format!("offsets {from}..{to} are missing")));
+        }
+        self.stats.offsets_skipped += to.0.saturating_sub(from.0);
+        Ok(())
     }
 
     /// Adds the batches of run after run; `Some` when something must be brought into memory first.
@@ -123,6 +152,9 @@ impl<I: Io> Core<I> {
             let piece = cut(&span, queue, &run, answer.next_offset, room, answer.bytes == 0)
                 .map_err(|reason| self.damaged(run.position, reason))?;
             let Some(piece) = piece else { break };
+            if run.base_offset > answer.next_offset {
+                self.skip(answer.next_offset, run.base_offset, run.position)?;
+            }
             answer.bytes += piece.slice.range.len();
             answer.next_offset = piece.next;
             answer.pieces.push(piece.slice);

@@ -1,5 +1,7 @@
 //! Settings of a log.
 
+use serde::{Deserialize, Serialize};
+
 use super::SyncPolicy;
 use crate::format::{BLOCK_BYTES, FLUSH_DEPTH_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WINDOW_BYTES};
 
@@ -24,6 +26,8 @@ pub struct LogOptions {
     pub snapshot_bytes: u64,
     /// An IDLE flush after so long without one, ms (default 100).
     pub idle_ms: u64,
+    /// Sealed segments are read again and checked at so many bytes a second (default 4 MiB; 0: never).
+    pub scrub_bytes_per_second: u64,
     /// Producers remembered at the most (default 100,000).
     pub producers_max: usize,
     /// When acknowledged messages are synced (default: before).
@@ -33,7 +37,8 @@ pub struct LogOptions {
 }
 
 /// Mechanisms that a null control switches off, to show that its test can fail. Never set in production.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Hazards {
     /// Acknowledge without syncing.
@@ -52,6 +57,15 @@ pub struct Hazards {
     pub early_duplicate: bool,
     /// Serve reads past the durable end.
     pub no_high_watermark: bool,
+    /// Take commits, releases and fetches under any grant. The broker's own; here, so that there is one table.
+    pub no_grant_epoch: bool,
+}
+
+impl Hazards {
+    /// Whether any mechanism is switched off.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 impl Default for LogOptions {
@@ -65,6 +79,7 @@ impl Default for LogOptions {
             pending_bytes_max: 8 << 20,
             snapshot_bytes: 256 << 20,
             idle_ms: 100,
+            scrub_bytes_per_second: 4 << 20,
             producers_max: 100_000,
             sync: SyncPolicy::Always,
             hazards: Hazards::default(),

@@ -141,8 +141,14 @@ impl<I: Io> CommitLog<I> {
                     return Ok(answer);
                 }
                 Gathered::Index if found.runs.is_empty() => {
+                    let first = {
+                        let core = self.inner.core.borrow();
+                        core.queues.get(queue).map(|known| known.runs.first_position())
+                    };
                     found.runs = self.find_runs(queue, Search::Offset(offset)).await?;
-                    if found.runs.is_empty() {
+                    found.not_indexed = first.filter(|_| found.runs.is_empty());
+                    let may_lack = self.inner.core.borrow().segments.has_gap_before(Position(u64::MAX));
+                    if found.runs.is_empty() && !may_lack {
                         return Err(self.index_lacks(queue, offset));
                     }
                 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use equeue_record::MasterEpoch;
 
 use super::core::{Next, Prepared, Stage};
-use super::replay::Replay;
+use super::replay::{Broken, Replay};
 use super::segments::{Segment, Segments};
 use super::survey::Survey;
 use super::{CommitLog, Core, LogOptions, OpenError, Recovered};
@@ -23,6 +23,9 @@ use crate::format::{Chain, FlushKind, OpenBody, OpenCause, SegmentHeader};
 use crate::io::Io;
 use crate::segment::{EndKind, Ending};
 use crate::types::{LogId, Position};
+
+/// A replay that takes longer tells so often how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Where a log goes on.
 struct Outcome {
@@ -66,12 +69,9 @@ impl<I: Io> Survey<I> {
         {
             self.sync(active.position).await?;
         }
-        let outcome = if let Some(outcome) = self.replay_newest(used).await? {
-            outcome
-        } else {
-            let first = self.first_to_replay(used).await?;
-            let endings = self.endings_from(first).await?;
-            self.replay_from(first, used, &endings).await?
+        let outcome = match self.replay_newest(used).await? {
+            Some(outcome) => outcome,
+            None => self.replay_from_snapshot(used).await?,
         };
         match self.segments.first() {
             Some(oldest) if oldest.position > outcome.replay.kept => Err(self.damaged(
@@ -89,13 +89,33 @@ impl<I: Io> Survey<I> {
         let newest = used.checked_sub(1).and_then(|last| Some((last, *self.segments.get(last)?)));
         let Some((last, segment)) = newest else { return Ok(None) };
         let endings = self.endings_from(last).await?;
-        let outcome = self.replay_from(last, used, &endings).await?;
+        let begin = Some(segment.position).filter(|begin| *begin != Position(0));
+        let outcome = self.replay_from((last, begin), used, &endings).await?;
         let is_enough = outcome.replay.newest_snapshot.is_some_and(|begin| begin >= segment.position);
-        Ok((is_enough || segment.position == Position(0)).then_some(outcome))
+        let is_whole = outcome.replay.broken.is_none();
+        Ok((is_whole && (is_enough || segment.position == Position(0))).then_some(outcome))
     }
 
-    /// The segment that the newest complete snapshot begins in.
-    async fn first_to_replay(&mut self, used: usize) -> Result<usize, OpenError> {
+    /// Replays from the newest complete snapshot on.
+    async fn replay_from_snapshot(&mut self, used: usize) -> Result<Outcome, OpenError> {
+        let mut snapshot = self.newest_snapshot(used).await?;
+        loop {
+            let first = self.first_to_replay(snapshot)?;
+            let endings = self.endings_from(first).await?;
+            let outcome = self.replay_from((first, snapshot), used, &endings).await?;
+            // Part of the snapshot was lost, and given up by a repair: an older one is begun with.
+            let Some(Broken { older }) = outcome.replay.broken else { return Ok(outcome) };
+            if older >= snapshot {
+                let position = snapshot.unwrap_or_default();
+                let reason = "a repair gave up part of this snapshot, and there is no older one";
+                return Err(self.damaged(position, position, reason.to_owned()));
+            }
+            snapshot = older;
+        }
+    }
+
+    /// The newest complete snapshot that the newest flushes name.
+    async fn newest_snapshot(&mut self, used: usize) -> Result<Option<Position>, OpenError> {
         for index in (0..used).rev() {
             let ending = self.endings_from(index).await?.first().copied().unwrap_or(Ending::Open);
             let Some(segment) = self.segments.get(index).copied() else { break };
@@ -107,16 +127,22 @@ impl<I: Io> Survey<I> {
                     Ok(())
                 })
                 .await?;
-            if let Some(snapshot) = snapshot {
-                let after = self.segments.partition_point(|segment| segment.position <= snapshot);
-                let reason = "the segment with the newest snapshot is missing";
-                return after
-                    .checked_sub(1)
-                    .ok_or_else(|| self.damaged(snapshot, snapshot, reason.to_owned()));
+            if snapshot.is_some() {
+                return Ok(snapshot);
             }
             if end.flushes > 0 {
                 break;
             }
+        }
+        Ok(None)
+    }
+
+    /// The segment that the snapshot begins in.
+    fn first_to_replay(&self, snapshot: Option<Position>) -> Result<usize, OpenError> {
+        if let Some(snapshot) = snapshot {
+            let after = self.segments.partition_point(|segment| segment.position <= snapshot);
+            let reason = "the segment with the newest snapshot is missing";
+            return after.checked_sub(1).ok_or_else(|| self.damaged(snapshot, snapshot, reason.to_owned()));
         }
         match self.segments.first() {
             Some(first) if first.position != Position(0) => Err(self.damaged(
@@ -128,14 +154,20 @@ impl<I: Io> Survey<I> {
         }
     }
 
-    async fn replay_from(&self, first: usize, used: usize, endings: &[Ending]) -> Result<Outcome, OpenError> {
-        let mut replay = Replay::new(&self.options);
+    async fn replay_from(
+        &self,
+        (first, snapshot): (usize, Option<Position>),
+        used: usize,
+        endings: &[Ending],
+    ) -> Result<Outcome, OpenError> {
+        let mut replay = Replay::new(&self.options, snapshot);
         let from = self.segments.get(first).map_or(Position(0), SegmentHeader::first_flush);
         let is_whole = self.segments.get(first).is_none_or(|segment| segment.position == Position(0));
         let mut chain = Chain { position: from, link: is_whole.then_some(Chain::START) };
         let (mut flushes, mut torn_bytes, mut epoch) = (0, 0, MasterEpoch(0));
         let mut ends = Vec::new();
         let mut clean = used == 0;
+        let mut told = Instant::now();
         let replayed = self.segments.iter().enumerate().take(used).skip(first);
         for ((index, segment), ending) in replayed.zip(endings) {
             let begin = Chain { position: segment.first_flush(), link: chain.link };
@@ -155,9 +187,17 @@ impl<I: Io> Survey<I> {
                 && end.last.is_some_and(|last| last.kind == FlushKind::Clean);
             ends.push(end.chain.position);
             chain = end.chain;
+            if told.elapsed() > TELL_EVERY {
+                told = Instant::now();
+                let (done, of) = (index + 1 - first, used - first);
+                tracing::info!(log = %self.log, segments = done, of, position = %chain.position, "reading the log back");
+            }
         }
         let took = Duration::ZERO;
-        let found = Recovered { clean, from, end: chain.position, flushes, torn_bytes, took };
+        let (gaps, offsets_missing) =
+            (replay.gaps_met, replay.holes.iter().map(|(_, from, to)| to.0 - from.0).sum());
+        let found =
+            Recovered { clean, from, end: chain.position, flushes, torn_bytes, gaps, offsets_missing, took };
         let (active_runs, clean) = (replay.segment_runs, clean && used > 0);
         Ok(Outcome { replay, chain, epoch, clean, used, first_replayed: first, ends, active_runs, found })
     }
@@ -212,6 +252,7 @@ impl<I: Io> CommitLog<I> {
             self.inner.io.spawn(self.clone().prepare_next());
         }
         self.inner.io.spawn(self.clone().run());
+        self.inner.io.spawn(self.clone().scrub());
         let ready = || {
             let core = self.inner.core.borrow();
             if let Some(reason) = &core.poison {

@@ -8,7 +8,7 @@ use super::LogOptions;
 use super::fact::Fact;
 use super::queue::{Queues, decode_bounds};
 use crate::fast_hash::FastMap;
-use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, OpenBody, SnapshotPrefix};
+use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, GapPrefix, OpenBody, SnapshotPrefix};
 use crate::index::Run;
 use crate::producer_state::{ProducerTable, decode_stored};
 use crate::segment::BodyError;
@@ -16,13 +16,13 @@ use crate::state::{EntryKey, StateReplay, for_each_entry};
 use crate::types::{Position, Ticket};
 
 /// See the file's own text.
-pub(super) struct Replay {
-    pub(super) queues: Queues,
+pub(crate) struct Replay {
+    pub(crate) queues: Queues,
     pub(super) producers: ProducerTable,
     pub(super) state: StateReplay,
     pub(super) state_next: Offset,
-    pub(super) last_time_ms: i64,
-    pub(super) newest_snapshot: Option<Position>,
+    pub(crate) last_time_ms: i64,
+    pub(crate) newest_snapshot: Option<Position>,
     /// The complete snapshot before the newest, if the flushes replayed name it.
     pub(super) older_snapshot: Option<Position>,
     /// Segments before it are retired.
@@ -31,12 +31,29 @@ pub(super) struct Replay {
     pub(super) segment_runs: usize,
     /// Queues that are no more. Their keys are never used again.
     dead: Vec<QueueKey>,
+    /// Gaps walked over, and the offsets found missing behind them.
+    pub(super) gaps_met: u64,
+    pub(crate) holes: Vec<(QueueKey, Offset, Offset)>,
+    /// The snapshot that the replay began with; `None` at the beginning of the log, and once it is known to be whole.
+    unproven: Option<Position>,
+    /// A gap came before that snapshot was whole: the replay is worth nothing.
+    pub(super) broken: Option<Broken>,
+    /// Like `next`, from before the last gap.
+    stale: FastMap<QueueKey, Offset>,
     /// Next offset of each queue that had a batch, to notice gaps. A queue's bounds may come later, in a snapshot.
     next: FastMap<QueueKey, Offset>,
 }
 
+/// A replay that must begin with another snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broken {
+    /// An older one; `None`: with the beginning of the log.
+    pub(crate) older: Option<Position>,
+}
+
 impl Replay {
-    pub(super) fn new(options: &LogOptions) -> Self {
+    /// `snapshot`: the one that the replay begins with, if it does not begin with the log.
+    pub(crate) fn new(options: &LogOptions, snapshot: Option<Position>) -> Self {
         Self {
             queues: Queues::default(),
             producers: ProducerTable::replaying(options.producers_max),
@@ -48,6 +65,11 @@ impl Replay {
             kept: Position(0),
             dead: Vec::new(),
             segment_runs: 0,
+            gaps_met: 0,
+            holes: Vec::new(),
+            unproven: snapshot,
+            broken: None,
+            stale: FastMap::default(),
             next: FastMap::default(),
         }
     }
@@ -62,7 +84,7 @@ impl Replay {
     }
 
     /// Takes the next flush.
-    pub(super) fn flush(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
+    pub(crate) fn flush(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
         self.last_time_ms = self.last_time_ms.max(header.time_ms);
         if header.snapshot > self.newest_snapshot {
             self.older_snapshot = std::mem::replace(&mut self.newest_snapshot, header.snapshot);
@@ -71,6 +93,7 @@ impl Replay {
             FlushKind::Data => self.data(header.position, body),
             FlushKind::Snapshot => self.slice(body),
             FlushKind::Open => OpenBody::decode(body).map(|_| ()).map_err(BodyError::from),
+            FlushKind::Gap => self.gap(header, body),
             FlushKind::Seal | FlushKind::Idle | FlushKind::Clean => Ok(()),
         }
     }
@@ -120,7 +143,8 @@ impl Replay {
 
     fn batch(&mut self, header: &BatchHeader) -> Result<(), BodyError> {
         let next = header.next_offset();
-        let expected = self.next.insert(header.queue_key, next).unwrap_or(header.base_offset);
+        let known = self.next.insert(header.queue_key, next);
+        let expected = known.or_else(|| self.resumed(header)).unwrap_or(header.base_offset);
         if header.base_offset != expected {
             let value = header.base_offset.0;
             return Err(RecordError::Field { field: "base_offset", value }.into());
@@ -128,6 +152,37 @@ impl Replay {
         if header.producer_id != NO_PRODUCER {
             let at = (header.base_offset, header.append_time_ms);
             self.producers.record(header.queue_key, header, at, Ticket(0));
+        }
+        Ok(())
+    }
+
+    /// Where a queue goes on after a gap: offsets may be missing, but none comes twice.
+    fn resumed(&mut self, header: &BatchHeader) -> Option<Offset> {
+        let before = self.stale.remove(&header.queue_key)?;
+        if before < header.base_offset {
+            self.holes.push((header.queue_key, before, header.base_offset));
+        }
+        Some(before.max(header.base_offset))
+    }
+
+    /// What comes next does not follow what came before.
+    pub(crate) fn jump(&mut self) {
+        self.stale.extend(self.next.drain());
+    }
+
+    /// A repair gave up what was between here and where the log goes on.
+    fn gap(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
+        let (_, mut batches) = GapPrefix::split(body)?;
+        self.gaps_met += 1;
+        if self.unproven.is_some_and(|begin| header.position >= begin) && self.broken.is_none() {
+            self.broken = Some(Broken { older: header.snapshot });
+        }
+        self.jump();
+        while !batches.is_empty() {
+            let (_, len) = split_first(batches)?;
+            let (batch, rest) = batches.split_at_checked(len).unwrap_or((batches, &[]));
+            self.snapshot_entries(header.position, batch)?;
+            batches = rest;
         }
         Ok(())
     }
@@ -151,12 +206,17 @@ impl Replay {
 
     fn slice(&mut self, body: &[u8]) -> Result<(), BodyError> {
         let (prefix, batch) = SnapshotPrefix::split(body)?;
-        if batch.is_empty() {
-            return Ok(());
+        if prefix.is_end && self.unproven.is_some_and(|begin| prefix.begin >= begin) {
+            self.unproven = None;
         }
+        if batch.is_empty() { Ok(()) } else { self.snapshot_entries(prefix.as_of, batch) }
+    }
+
+    /// Absolute values: what was true before `as_of`.
+    fn snapshot_entries(&mut self, as_of: Position, batch: &[u8]) -> Result<(), BodyError> {
         let mut is_good = true;
         for_each_entry(batch, |key, value| match key {
-            EntryKey::State(key) => self.state.snapshot(prefix.as_of, key, value),
+            EntryKey::State(key) => self.state.snapshot(as_of, key, value),
             EntryKey::Queue(queue) => match value.and_then(decode_bounds) {
                 Some((start, next)) if queue == QueueKey::STATE => {
                     self.state_next = self.state_next.max(start).max(next);

@@ -168,7 +168,8 @@ impl<I: Io> CommitLog<I> {
             (core.log, !core.options.hazards.no_dir_sync)
         };
         let created_ms = self.inner.io.wall_ms();
-        let header = SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms };
+        let header =
+            SegmentHeader { log, position, bytes, salt: Salt::random(), created_ms, has_gaps: false };
         let spare = self.inner.core.borrow_mut().spare.take();
         if let Some(spare) = spare {
             if spare.bytes >= bytes

@@ -120,6 +120,7 @@ impl<I: Io> CommitLog<I> {
             match found {
                 Lookup::Runs { runs, has_before } => {
                     let is_it = match search {
+                        // A hole that a repair left: the first run behind it, so the search goes on.
                         Search::Offset(offset) => runs.first().is_some_and(|run| run.base_offset <= offset),
                         Search::Time(_) => has_before,
                     };
@@ -133,9 +134,10 @@ impl<I: Io> CommitLog<I> {
                 Lookup::Absent => high = middle,
             }
         }
-        Ok(match search {
-            Search::Offset(_) => Vec::new(),
-            Search::Time(_) => best,
+        let core = self.inner.core.borrow();
+        Ok(match (search, best.first()) {
+            (Search::Offset(offset), Some(run)) if !core.leads_to(run, offset) => Vec::new(),
+            _ => best,
         })
     }
 
@@ -194,7 +196,7 @@ impl<I: Io> CommitLog<I> {
     }
 
     /// Makes an index from its segment, unless another reader did meanwhile.
-    async fn rebuild_index(&self, segment: &Segment) -> Result<(), ReadError> {
+    pub(super) async fn rebuild_index(&self, segment: &Segment) -> Result<(), ReadError> {
         let _busy = self.busy();
         let before = self.inner.core.borrow().stats.index_rebuilds;
         let _alone = self.inner.rebuilding.lock().await;
@@ -252,7 +254,7 @@ impl<I: Io> CommitLog<I> {
 
 impl<I: Io> CommitLog<I> {
     /// How a closed segment ends: known when it was replayed, else told by what the log went on with.
-    async fn ending_of(&self, segment: &Segment) -> io::Result<Ending> {
+    pub(super) async fn ending_of(&self, segment: &Segment) -> io::Result<Ending> {
         if segment.end < segment.header.end() {
             return Ok(Ending::At(segment.end));
         }
@@ -276,7 +278,11 @@ impl<I: Io> CommitLog<I> {
 }
 
 /// The runs of messages in a flush.
-fn add_entries(position: Position, body: &[u8], entries: &mut Vec<Entry>) -> Result<(), BodyError> {
+pub(super) fn add_entries(
+    position: Position,
+    body: &[u8],
+    entries: &mut Vec<Entry>,
+) -> Result<(), BodyError> {
     let mut at = position.plus(FLUSH_HEADER_LEN as u64);
     let mut rest = body;
     let first = entries.len();

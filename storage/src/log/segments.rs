@@ -93,6 +93,13 @@ impl Segments {
         (position < segment.header.end()).then_some(segment)
     }
 
+    /// Whether offsets of a queue may be missing in front of what lies at `position`: only where a repair gave up
+    /// something before it. Anywhere else a hole is damage.
+    pub(crate) fn has_gap_before(&self, position: Position) -> bool {
+        let before = self.list.iter().take_while(|segment| segment.header.position < position);
+        before.into_iter().any(|segment| segment.header.has_gaps)
+    }
+
     /// Segments whose index is still to be written, the active one not counted.
     pub(crate) fn first_unindexed(&self) -> Option<&Segment> {
         let closed = self.list.len().checked_sub(1)?;
@@ -129,6 +136,7 @@ mod tests {
                 bytes: 1 << 20,
                 salt: Salt::from_bits(n),
                 created_ms: 0,
+                has_gaps: false,
             };
             segments.push(Segment {
                 header,

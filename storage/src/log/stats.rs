@@ -36,10 +36,24 @@ pub struct LogStats {
     pub disk_read_bytes: u64,
     /// Windows read ahead of a reader.
     pub read_aheads: u64,
+    /// Offsets that readers were led past: a repair gave them up.
+    pub offsets_skipped: u64,
     /// Blocks of index files read.
     pub index_reads: u64,
     /// Index files made again because they were missing or damaged.
     pub index_rebuilds: u64,
+    /// Bytes of sealed segments that were read again and checked.
+    pub scrubbed_bytes: u64,
+    /// Times that all sealed segments were checked.
+    pub scrub_passes: u64,
+    /// When that was last done, ms UTC; 0: never.
+    pub scrub_last_pass_ms: i64,
+    /// Damaged segments that the last pass found.
+    pub scrub_damaged: u64,
+    /// Segments that the device could not read.
+    pub scrub_errors: u64,
+    /// Index files that did not say what their segment says, and were made again.
+    pub scrub_indexes_mended: u64,
     /// Bytes of a torn tail that were cut when the log was opened.
     pub torn_bytes: u64,
     /// Bytes that wait for a flush now.

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use futures::stream::{self, StreamExt as _};
 
 use super::{LogOptions, OpenError};
-use crate::format::{Chain, FileName, FlushHeader, FormatError, SegmentHeader, segment_name};
+use crate::format::{
+    Chain, FileName, FlushHeader, FormatError, REPAIR_INTENT_FILE, SegmentHeader, segment_name,
+};
 use crate::io::{Access, Io, IoFile};
 use crate::segment::{
     BodyError, Damage, End, EndKind, Ending, FirstFlush, ScanError, ScanRules, endings, find_flush,
@@ -59,6 +61,10 @@ impl<I: Io> Survey<I> {
             source: error.source,
         })?;
         let entries = io.list(dir).await.map_err(failed(dir, "listing the folder"))?;
+        if entries.iter().any(|entry| entry.name == REPAIR_INTENT_FILE) {
+            let (path, command) = (dir.join(REPAIR_INTENT_FILE), survey.repair("--finish"));
+            return Err(OpenError::RepairUnfinished { path, command });
+        }
         let mut names: Vec<_> = entries
             .iter()
             .filter_map(|entry| match FileName::parse(&entry.name) {
@@ -91,7 +97,8 @@ impl<I: Io> Survey<I> {
         } else if let Some(last) = self.segments.last()
             && last.end() != position
         {
-            format!("the segment before it, at {}, is missing", last.end())
+            let missing = last.end();
+            return Err(self.damaged(missing, missing, "the segment is missing".to_owned()));
         } else {
             self.segments.push(header);
             return Ok(());
@@ -176,15 +183,26 @@ impl<I: Io> Survey<I> {
         let reason = match self.segments.get(index + 1) {
             Some(found) if found.position == next && found.salt == salt => return Ok(()),
             Some(_) => "it is not the segment that the one before names".to_owned(),
-            None => "the segment is missing: the one before says that the log goes on in it".to_owned(),
+            None => {
+                let reason =
+                    "the segment is missing: the one before says that the log goes on in it".to_owned();
+                let command = self.repair(&format!("--cut {next}"));
+                return Err(OpenError::Damaged { path: self.path(next), position: next, reason, command });
+            }
         };
         Err(self.damaged(next, next, reason))
     }
 
     /// Damage at `position` in the segment at `segment`.
     pub(super) fn damaged(&self, segment: Position, position: Position, reason: String) -> OpenError {
-        let command = format!("equeue log verify {}", self.dir.display());
+        let command = self.repair(&format!("--quarantine {segment}"));
         OpenError::Damaged { path: self.path(segment), position, reason, command }
+    }
+
+    /// The command that repairs this log.
+    fn repair(&self, how: &str) -> String {
+        let data_dir = self.dir.parent().unwrap_or(&self.dir).display();
+        format!("equeue log repair {data_dir} --log {} {how}", self.log)
     }
 
     fn scan_error(&self, segment: Position, error: ScanError) -> OpenError {

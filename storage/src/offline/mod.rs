@@ -5,6 +5,7 @@
 //! running one is seen as after a crash: what is in flight looks like a torn tail), and never used by a broker.
 
 mod dump;
+mod lock;
 mod map;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use dump::{DumpItem, DumpOptions, dump};
-pub use verify::{Counts, LogReport, VerifyReport, verify};
+pub use lock::{LockError, lock};
+pub use verify::{Counts, IndexedRun, LogReport, VerifyReport, check_body, index_bytes, read_index, verify};
 
 use crate::types::Position;
 

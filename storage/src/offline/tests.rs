@@ -76,7 +76,14 @@ impl Writer {
 
     fn header(position: u64) -> SegmentHeader {
         let salt = Salt::from_bits(position + 77);
-        SegmentHeader { log: LogId(0), position: Position(position), bytes: 2 * MIB, salt, created_ms: 5 }
+        SegmentHeader {
+            log: LogId(0),
+            position: Position(position),
+            bytes: 2 * MIB,
+            salt,
+            created_ms: 5,
+            has_gaps: false,
+        }
     }
 
     fn begin(&mut self, position: u64) {

@@ -3,11 +3,16 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use equeue_record::{BatchFlags, BatchView, Decompressor, QueueKey, RecordError, split_first};
+use equeue_record::{BatchFlags, BatchView, Decompressor, Offset, QueueKey, RecordError, split_first};
 
 use super::walk::{Visitor, walk_data_dir};
 use super::{Damaged, OfflineError};
-use crate::format::{FlushHeader, FlushKind, Identity, OpenBody, SegmentHeader, SnapshotPrefix, read_state};
+use crate::format::{
+    FlushHeader, FlushKind, GapPrefix, Identity, OpenBody, SegmentHeader, SnapshotPrefix, read_state,
+};
+use crate::index::{Entry, Run, encode_index, parse_index};
+use crate::log::LogOptions;
+use crate::log::replay::Replay;
 use crate::segment::BodyError;
 use crate::types::{LogId, Position};
 
@@ -146,6 +151,61 @@ fn count(batch: &BatchView<'_>, memory: &mut Decompressor, counts: &mut Counts) 
     Ok(())
 }
 
+/// Checks what is in the body of a whole flush, as opening a log does.
+///
+/// # Errors
+/// What opening would refuse.
+pub fn check_body(header: &FlushHeader, body: &[u8]) -> Result<(), BodyError> {
+    Replay::new(&LogOptions::default(), None).flush(header, body)
+}
+
+/// Reads a whole index file: queue, first offset, records, position and bytes of each run. `None` when it is not exactly
+/// what is written for that segment; it can be made again then.
+pub fn read_index(segment: &SegmentHeader, bytes: &[u8]) -> Option<Vec<IndexedRun>> {
+    let entries = parse_index(segment, bytes)?;
+    let run = |entry: Entry| IndexedRun {
+        queue: entry.queue,
+        base_offset: entry.run.base_offset,
+        record_count: entry.run.record_count,
+        position: entry.run.position,
+        bytes: entry.run.bytes,
+        last_time_ms: entry.run.last_time_ms,
+    };
+    Some(entries.into_iter().map(run).collect())
+}
+
+/// What an index says of the batches of a queue in one flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexedRun {
+    /// The queue.
+    pub queue: QueueKey,
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Number of records.
+    pub record_count: u32,
+    /// Where the first batch begins.
+    pub position: Position,
+    /// Bytes of the batches.
+    pub bytes: u32,
+    /// Append time of the last batch, ms UTC.
+    pub last_time_ms: i64,
+}
+
+/// The index file of a segment with these runs, which are in order of queue and offset.
+pub fn index_bytes(segment: &SegmentHeader, runs: &[IndexedRun]) -> Vec<u8> {
+    let entry = |run: &IndexedRun| Entry {
+        queue: run.queue,
+        run: Run {
+            base_offset: run.base_offset,
+            position: run.position,
+            last_time_ms: run.last_time_ms,
+            record_count: run.record_count,
+            bytes: run.bytes,
+        },
+    };
+    encode_index(segment, &runs.iter().map(entry).collect::<Vec<_>>())
+}
+
 /// Whether the batch holds state entries.
 pub(super) fn is_state(batch: &BatchView<'_>) -> bool {
     let header = batch.header();
@@ -161,6 +221,7 @@ pub(super) fn for_each_batch(
     let mut rest = match kind {
         FlushKind::Data => body,
         FlushKind::Snapshot => SnapshotPrefix::split(body)?.1,
+        FlushKind::Gap => GapPrefix::split(body)?.1,
         FlushKind::Open => {
             OpenBody::decode(body)?;
             &[]

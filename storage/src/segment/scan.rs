@@ -103,7 +103,26 @@ pub async fn scan_segment<I: Io>(
     from: Chain,
     ending: Ending,
     rules: ScanRules,
+    each: impl FnMut(&FlushHeader, &[u8]) -> Result<(), BodyError>,
+) -> Result<End, ScanError> {
+    let between = async |_| {
+        io.yield_now().await;
+        true
+    };
+    scan_segment_paced::<I>(file, (segment, from, ending), rules, each, between).await
+}
+
+/// Like [`scan_segment`], with `between` called with the number of bytes after each read; the walk ends when that gives
+/// `false`.
+///
+/// # Errors
+/// Then with an error of the system, [`io::ErrorKind::Interrupted`].
+pub async fn scan_segment_paced<I: Io>(
+    file: &I::File,
+    (segment, from, ending): (&SegmentHeader, Chain, Ending),
+    rules: ScanRules,
     mut each: impl FnMut(&FlushHeader, &[u8]) -> Result<(), BodyError>,
+    mut between: impl AsyncFnMut(u64) -> bool,
 ) -> Result<End, ScanError> {
     let mut window = Window::<I>::new(file, *segment);
     let mut walk = Walk::new(*segment, from, ending);
@@ -113,7 +132,7 @@ pub async fn scan_segment<I: Io>(
     let mut need = FLUSH_HEADER_LEN;
     loop {
         let position = walk.position();
-        let reads = window.reads;
+        let read_bytes = window.read_bytes;
         let bytes = window.at(position, need).await?;
         let step = match walk.step(bytes) {
             // The file is shorter than its header says.
@@ -142,8 +161,8 @@ pub async fn scan_segment<I: Io>(
             }
             Step::Suspect(_) => return Ok(walk.end(EndKind::Tail { torn_bytes: BLOCK_BYTES })),
         }
-        if window.reads != reads {
-            io.yield_now().await;
+        if window.read_bytes != read_bytes && !between(window.read_bytes - read_bytes).await {
+            return Err(ScanError::Io { position, source: io::ErrorKind::Interrupted.into() });
         }
     }
 }
@@ -171,12 +190,12 @@ struct Window<'a, I: Io> {
     file: &'a I::File,
     segment: SegmentHeader,
     bytes: Option<(Position, I::ReadBuffer)>,
-    reads: u64,
+    read_bytes: u64,
 }
 
 impl<'a, I: Io> Window<'a, I> {
     const fn new(file: &'a I::File, segment: SegmentHeader) -> Self {
-        Self { file, segment, bytes: None, reads: 0 }
+        Self { file, segment, bytes: None, read_bytes: 0 }
     }
 
     fn held(&self, position: Position, len: usize) -> bool {
@@ -196,7 +215,7 @@ impl<'a, I: Io> Window<'a, I> {
             self.bytes = None;
             let bytes = self.file.read_at(position.0 - self.segment.position.0, len).await;
             self.bytes = Some((position, bytes.map_err(|source| ScanError::Io { position, source })?));
-            self.reads += 1;
+            self.read_bytes += len as u64;
         }
         let slice = self.bytes.as_ref().and_then(|(begin, bytes)| {
             let skip = usize::try_from(position.0.checked_sub(begin.0)?).ok()?;

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::format::{
     BLOCK_BYTES, FLUSH_DEPTH_MAX, FLUSH_HEADER_LEN, FLUSH_SPAN_MAX, FlushHeader, FlushKind, FormatError,
-    OpenBody, SegmentHeader,
+    GapPrefix, OpenBody, OpenCause, SegmentHeader,
 };
 use crate::io::ALIGN;
 use crate::types::Position;
@@ -156,6 +156,12 @@ impl FirstFlush {
     /// What the block of the first flush tells; `None` when it tells nothing and what follows must be looked at.
     pub fn of_block(segment: &SegmentHeader, block: &[u8]) -> Option<Self> {
         let header = header_at(segment, segment.first_flush(), block)?;
+        if header.kind == FlushKind::Gap {
+            // A repair put it where an OPEN was lost; its front lies in the header's block.
+            let gap = GapPrefix::split(block.get(FLUSH_HEADER_LEN..)?).ok()?.0;
+            let open = |previous_end| OpenBody { previous_end, epoch: header.epoch, cause: OpenCause::Crash };
+            return Some(gap.previous_end.map_or(Self::Other, |end| Self::Open(open(end))));
+        }
         if header.kind != FlushKind::Open {
             return Some(Self::Other);
         }

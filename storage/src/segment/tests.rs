@@ -23,6 +23,7 @@ fn segment(position: u64, mib: u64) -> SegmentHeader {
         bytes: mib * MIB,
         salt: Salt::from_bits(position + 77),
         created_ms: 5,
+        has_gaps: false,
     }
 }
 

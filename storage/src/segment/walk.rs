@@ -5,7 +5,8 @@ use thiserror::Error;
 
 use super::tail::{Damage, Ending};
 use crate::format::{
-    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FlushHeader, FlushKind, FormatError, Salt, SealBody, SegmentHeader,
+    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FlushHeader, FlushKind, FormatError, GapPrefix, Salt, SealBody,
+    SegmentHeader,
 };
 use crate::types::Position;
 
@@ -183,19 +184,49 @@ impl Walk {
 
     /// Goes over a flush.
     fn take(&mut self, header: &FlushHeader, body: &[u8]) -> Result<(), Damage> {
-        self.chain = Chain::after(header);
-        if let (FlushKind::Seal, Some(salt)) = (header.kind, header.next_salt) {
-            let next = SealBody::decode(body).map_err(Damage::Impossible)?.next;
-            if next != self.segment.end() {
-                let (what, field) = ("body of a SEAL", "next_position");
-                return Err(Damage::Impossible(FormatError::Field { what, field, value: next.0 }));
+        let mut chain = Chain::after(header);
+        match header.kind {
+            FlushKind::Seal => {
+                let next = SealBody::decode(body).map_err(Damage::Impossible)?.next;
+                if next != self.segment.end() {
+                    return Err(impossible("body of a SEAL", "next_position", next));
+                }
+                self.go_on_in_next(header, &mut chain)?;
             }
-            self.sealed = Some(EndKind::Sealed { next, salt });
-            self.chain.position = next.plus(BLOCK_BYTES);
+            FlushKind::Gap => {
+                let gap = GapPrefix::split(body).map_err(Damage::Impossible)?.0;
+                if let Some(resume) = gap.resume {
+                    if resume < header.next() || resume > self.segment.end() {
+                        return Err(impossible("body of a GAP", "resume", resume));
+                    }
+                    chain = Chain { position: resume, link: Some(gap.resume_link) };
+                }
+                if header.next_salt.is_some() {
+                    if chain.position != self.segment.end() {
+                        return Err(impossible("body of a GAP", "resume", chain.position));
+                    }
+                    self.go_on_in_next(header, &mut chain)?;
+                }
+            }
+            _ => {}
         }
+        self.chain = chain;
         self.last = Some(*header);
         self.flushes += 1;
         self.durable_to = self.durable_to.max(header.durable_to);
         Ok(())
     }
+
+    /// The flush says that the log goes on in the next segment.
+    fn go_on_in_next(&mut self, header: &FlushHeader, chain: &mut Chain) -> Result<(), Damage> {
+        let next = self.segment.end();
+        let salt = header.next_salt.ok_or_else(|| impossible("flush header", "next_salt", Position(0)))?;
+        self.sealed = Some(EndKind::Sealed { next, salt });
+        chain.position = next.plus(BLOCK_BYTES);
+        Ok(())
+    }
+}
+
+fn impossible(what: &'static str, field: &'static str, value: Position) -> Damage {
+    Damage::Impossible(FormatError::Field { what, field, value: value.0 })
 }

@@ -4,6 +4,8 @@
 
 pub(crate) mod oracle;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use equeue_record::{
     BatchBuilder, BatchView, Codec, Decompressor, Offset, ProducerStamp, QueueKey, RecordFields,
@@ -58,6 +60,39 @@ pub(crate) fn bodies(answer: &ReadBatches, from: Offset) -> Vec<Vec<u8>> {
     }
     assert_eq!(next.unwrap_or(answer.next_offset), answer.next_offset);
     bodies
+}
+
+/// Everything that is left in a queue, by offset; offsets that a repair gave up are skipped.
+pub(crate) async fn read_left<I: Io>(
+    log: &CommitLog<I>,
+    queue: QueueKey,
+) -> Result<BTreeMap<u64, Vec<u8>>, ReadError> {
+    let mut all = BTreeMap::new();
+    let bounds = log.bounds(queue).unwrap();
+    let mut from = bounds.start;
+    while from < bounds.durable_end {
+        let answer = match log.read_cached(queue, from, 100_000) {
+            Some(answer) => answer?,
+            None => log.read(queue, from, 100_000).await?,
+        };
+        assert!(answer.next_offset > from, "a reader that is not at the end gets on");
+        for piece in &answer.pieces {
+            let mut rest = &(*piece.memory).as_ref()[piece.range.clone()];
+            while !rest.is_empty() {
+                let view = BatchView::parse(rest).unwrap();
+                assert_eq!(view.header().queue_key, queue);
+                let mut memory = Decompressor::default();
+                for record in view.records(&mut memory).unwrap() {
+                    let record = record.unwrap();
+                    let body = record.body.unwrap_or_default().to_vec();
+                    assert!(record.offset < from || all.insert(record.offset.0, body).is_none());
+                }
+                rest = &rest[view.header().len()..];
+            }
+        }
+        from = answer.next_offset;
+    }
+    Ok(all)
 }
 
 /// Everything in a queue from `from` on, read in pieces of about `bytes_max`.

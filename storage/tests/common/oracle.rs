@@ -5,7 +5,7 @@
 //! are dense, batches with producer state are stored once, nothing that was read is lost later.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub(crate) fn options(hazards: Hazards) -> LogOptions {
         cache_bytes: 256 << 10,
         snapshot_bytes: 1 << 20,
         hazards,
+        // A task that reads now and then would only make more calls.
+        scrub_bytes_per_second: 0,
         ..LogOptions::default()
     }
 }
@@ -251,6 +253,38 @@ fn compare(
         }
     }
     Ok(())
+}
+
+/// What is missing of what was promised, by queue and offset; an error when something is there that was not sent.
+pub(crate) async fn missing(
+    log: &CommitLog<MemoryIo>,
+    journal: &Shared,
+) -> Result<BTreeSet<(u64, u64)>, String> {
+    let mut found = BTreeMap::new();
+    for queue in 1..=QUEUES {
+        let left = super::read_left(log, QueueKey(queue)).await;
+        let left = left.map_err(|error| format!("unreadable: queue {queue}: {error}"))?;
+        found.extend(left.into_iter().map(|(offset, body)| ((queue, offset), body)));
+    }
+    let journal = journal.borrow();
+    for (place, body) in &found {
+        if !journal.sent.get(place).is_some_and(|sent| sent.contains(body)) {
+            return Err(format!("phantom: {place:?}"));
+        }
+    }
+    Ok(journal
+        .promised
+        .iter()
+        .filter(|(place, body)| found.get(place) != Some(body))
+        .map(|(place, _)| *place)
+        .collect())
+}
+
+/// The offset after the last one that was ever promised in a queue.
+pub(crate) fn promised_end(journal: &Shared, queue: u64) -> u64 {
+    let journal = journal.borrow();
+    let last = journal.promised.range((queue, 0)..=(queue, u64::MAX)).next_back();
+    last.map_or(0, |((_, offset), _)| offset + 1)
 }
 
 /// The machine went down: what was not acknowledged by then never will be.

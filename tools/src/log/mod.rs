@@ -1,6 +1,7 @@
-//! `equeue log`: looks at a data directory without a broker, and changes nothing there.
+//! `equeue log`: looks at a data directory without a broker; only `repair` changes something there.
 
 mod dump;
+mod repair;
 mod stats;
 mod verify;
 
@@ -13,6 +14,7 @@ use indicatif::ProgressBar;
 
 use crate::output::Format;
 use dump::DumpArgs;
+use repair::RepairArgs;
 
 /// What to do with a data directory.
 #[derive(Subcommand, Debug)]
@@ -29,6 +31,8 @@ pub(crate) enum LogCommand {
         /// The data directory of a broker that does not run
         dir: PathBuf,
     },
+    /// Make a log open again that is damaged: shows what is given up, and asks. Keeps everything it takes out
+    Repair(RepairArgs),
 }
 
 /// Runs one of the commands.
@@ -37,6 +41,7 @@ pub(crate) fn run(command: &LogCommand, format: Format) -> anyhow::Result<()> {
         LogCommand::Verify { dir } => verify::run(dir, format),
         LogCommand::Dump(args) => dump::run(args, format),
         LogCommand::Stats { dir } => stats::run(dir, format),
+        LogCommand::Repair(args) => repair::run(args),
     }
 }
 

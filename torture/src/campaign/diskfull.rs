@@ -1,4 +1,4 @@
-//! A disk that runs full under load and is given space again.
+//! A disk that runs full under load and is given space again, a few times over.
 
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,27 @@ const RECOVER_LIMIT: Duration = Duration::from_secs(20);
 const REFUSALS: u64 = 100;
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(20);
+/// How often a disk runs full before it is given up: there are as many pieces of ballast.
+pub(super) const FILLS: u64 = 4;
 
 impl Campaign<'_> {
+    /// One disk: full, space again, full again, as long as there is ballast to throw away.
+    pub(super) async fn fill_and_free(&mut self, life: &mut Life) -> anyhow::Result<()> {
+        for fill in 0..FILLS {
+            if self.report.rounds == self.plan.run.rounds {
+                break;
+            }
+            self.fill_once(life, fill).await?;
+            if life.violations() > 0 && !self.plan.run.keep_going {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// One round: full (refused sends, consumers go on), every other time a crash and a start on the full disk, then
     /// space again (sends work by themselves), then the oracle.
-    pub(super) async fn fill_and_free(&mut self, life: &mut Life) -> anyhow::Result<()> {
+    async fn fill_once(&mut self, life: &mut Life, fill: u64) -> anyhow::Result<()> {
         let round = self.report.rounds + 1;
         life.enter_round(round);
         self.fill(life).await?;
@@ -32,7 +48,7 @@ impl Campaign<'_> {
         }
         life.check_alive()?;
         self.report.usage = self.report.usage.max(life.usage());
-        life.drop_ballast()?;
+        life.drop_ballast(fill)?;
         life.remark("freed");
         self.recovers(life).await?;
         life.verify(&mut self.report).await?;
@@ -42,8 +58,8 @@ impl Campaign<'_> {
     }
 
     async fn fill(&mut self, life: &mut Life) -> anyhow::Result<()> {
-        let began = Instant::now();
-        while life.shared.disk_full() < REFUSALS {
+        let (began, before) = (Instant::now(), life.shared.disk_full());
+        while life.shared.disk_full() < before + REFUSALS {
             if began.elapsed() > FILL_LIMIT {
                 life.shared.violation(Class::Stuck, || {
                     format!("no sends were refused with DISK_FULL within {FILL_LIMIT:?}")

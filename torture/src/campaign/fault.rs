@@ -14,6 +14,10 @@ use crate::oracle::violation::Class;
 
 /// How long a broker may live on a dead disk before its process is ended too, ms.
 const AFTERLIFE_MS: std::ops::Range<u64> = 0..40;
+/// How long a start may go on before it is ended: in the middle of recovery, or just after it, ms.
+const RECOVERY_MS: std::ops::Range<u64> = 0..250;
+/// Starts that are ended one after the other, at the most.
+const INTERRUPTED_MAX: u32 = 3;
 
 /// What is done to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +86,40 @@ impl Campaign<'_> {
                 image.heal()?;
             }
         }
+        if fault != Fault::Stop {
+            self.interrupt_starts(life, fault).await?;
+        }
         self.bring_back(life, fault == Fault::Stop).await
+    }
+
+    /// Every other time the same happens again while the broker recovers, up to three times in a row.
+    async fn interrupt_starts(&mut self, life: &mut Life, fault: Fault) -> anyhow::Result<()> {
+        for _ in 0..INTERRUPTED_MAX {
+            if self.random.random_bool(0.5) {
+                break;
+            }
+            let pause = Duration::from_millis(self.random.random_range(RECOVERY_MS));
+            life.remark(&format!("{fault:?} {pause:?} after the start"));
+            life.servers.begin_restart()?;
+            tokio::time::sleep(pause).await;
+            match fault {
+                Fault::PowerCut { cut, .. } => {
+                    let Site::Power(image) = &mut life.site else {
+                        anyhow::bail!("there is no disk whose power can be cut");
+                    };
+                    image.cut(cut)?;
+                    life.servers.kill_broker()?;
+                    image.detach(cut)?;
+                    image.heal()?;
+                }
+                Fault::Kill | Fault::Stop => {
+                    let alarms = life.servers.kill_broker()?;
+                    life.note_alarms(&alarms);
+                }
+            }
+            self.report.interrupted += 1;
+        }
+        Ok(())
     }
 
     async fn bring_back(&mut self, life: &mut Life, orderly: bool) -> anyhow::Result<()> {

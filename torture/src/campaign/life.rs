@@ -9,6 +9,7 @@ use equeue_client::Client;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::diskfull::FILLS;
 use super::{Mode, Plan};
 use crate::child::Usage;
 use crate::cli::{ServersArg, variable};
@@ -28,7 +29,7 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(5);
-/// File that keeps space on a small disk, to be deleted.
+/// Files that keep space on a small disk, to be deleted one after the other.
 const BALLAST: &str = "ballast";
 
 /// Where the data lie.
@@ -208,9 +209,10 @@ impl Life {
     }
 
     /// Gives space back on a small disk.
-    pub(super) fn drop_ballast(&self) -> anyhow::Result<()> {
+    pub(super) fn drop_ballast(&self, piece: u64) -> anyhow::Result<()> {
         let Site::Small(mount) = &self.site else { anyhow::bail!("there is no ballast here") };
-        std::fs::remove_file(mount.directory().join(BALLAST)).context("cannot remove the ballast")
+        std::fs::remove_file(mount.directory().join(format!("{BALLAST}-{piece}")))
+            .context("cannot remove the ballast")
     }
 
     /// Ends everything and hands what was found to the report. `failed`: the broker may be in any state.
@@ -245,8 +247,12 @@ fn make_site(plan: &Plan, directory: &Path) -> anyhow::Result<(Site, PathBuf)> {
             let image = directory.join("small.img");
             make_image(&image, Fs::Ext4, arguments.size << 20)?;
             let mount = Mount::of(&image, &directory.join("disk"))?;
-            let ballast = vec![0x5a; usize::try_from(arguments.size << 20).context("the size")? / 4];
-            std::fs::write(mount.directory().join(BALLAST), ballast).context("cannot write the ballast")?;
+            let piece = (arguments.size << 20) / 2 / FILLS;
+            let ballast = vec![0x5a; usize::try_from(piece).context("the size")?];
+            for piece in 0..FILLS {
+                std::fs::write(mount.directory().join(format!("{BALLAST}-{piece}")), &ballast)
+                    .context("cannot write the ballast")?;
+            }
             let data = mount.directory().join("data");
             (Site::Small(mount), data)
         }
@@ -288,7 +294,9 @@ fn settings(plan: &Plan, random: &mut SmallRng) -> Vec<(String, String)> {
         // A crash uses up what is prepared: large segments would fill the image within a few rounds.
         Mode::PowerCut(_) if random.random_bool(0.5) => Some(("1MiB", "2MiB", "2MiB")),
         Mode::PowerCut(_) => Some(("2MiB", "4MiB", "3MiB")),
-        _ => random.random_bool(0.67).then_some(("2MiB", "4MiB", "3MiB")),
+        // A roll every second or so: kills hit it as well.
+        _ if random.random_bool(0.33) => Some(("1MiB", "2MiB", "2MiB")),
+        _ => random.random_bool(0.5).then_some(("2MiB", "4MiB", "3MiB")),
     };
     if let Some((first, max, snapshot)) = bytes {
         set("storage.segment_bytes_first", first);

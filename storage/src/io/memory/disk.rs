@@ -87,6 +87,14 @@ impl Inode {
         &self.live
     }
 
+    /// Changes what is there, durably.
+    pub(super) fn damage(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut content = self.live.clone();
+        change(&mut content);
+        self.durable.clone_from(&content);
+        self.live = content;
+    }
+
     /// Hands a change over to the device; from now on it may survive a power cut.
     pub(super) fn submit(&mut self, id: u64, position: usize, data: Vec<u8>, grown_to: usize) {
         self.unsynced.push(Change { id, position, data, grown_to, completed: false, lost: false });
@@ -221,8 +229,10 @@ impl Disk {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        assert_eq!(from.parent(), to.parent(), "no file moves from folder to folder");
         self.find(from)?;
+        if !to.parent().is_some_and(|dir| self.live.has_dir(dir)) {
+            return Err(not_found());
+        }
         self.change(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }

@@ -265,6 +265,12 @@ impl MemoryIo {
         self.put(path, content);
     }
 
+    /// Like [`MemoryIo::damage`], also for those who have the file open.
+    pub fn damage_in_place(&self, path: impl AsRef<Path>, change: impl FnOnce(&mut Vec<u8>)) {
+        let inode = self.world.disk.borrow().find(path.as_ref()).expect("the file is there");
+        inode.borrow_mut().damage(change);
+    }
+
     /// Numbers a call and decides its fate. Without power no call begins.
     async fn begin(&self, kind: CallKind, path: &Path, position: u64, len: usize) -> (u64, Option<Fault>) {
         if self.world.is_off.get() {
