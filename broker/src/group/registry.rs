@@ -125,7 +125,7 @@ impl Registry {
         joined
     }
 
-    /// Compares the versions of the group's topic maps with those told last.
+    /// Compares the versions of the group's topic maps with those told last; any number that differs with the map does.
     pub fn look_at_topics(&mut self, group: &str, version: impl Fn(&str) -> u64) {
         let Some(group) = self.groups.get_mut(group) else { return };
         let now: BTreeMap<String, u64> =

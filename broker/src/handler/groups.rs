@@ -2,6 +2,7 @@
 //!
 //! **Invariant**: a generation is told once it is durable, together with the lists that it stands for and no others.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -152,7 +153,14 @@ async fn settle(shard: &Rc<Shard>, group: &str) -> Result<(), Status> {
 fn unsettled(shard: &Shard, group: &str) -> Option<Change> {
     let catalog = shard.catalog();
     let mut registry = shard.registry.borrow_mut();
-    registry.look_at_topics(group, |topic| catalog.topic(topic).map_or(0, |topic| topic.version));
+    registry.look_at_topics(group, |topic| {
+        catalog.topic(topic).map_or(0, |topic| {
+            // A topic that is made anew begins at version 1 again, perhaps with other queues.
+            let mut hasher = DefaultHasher::new();
+            (topic.version, &topic.map).hash(&mut hasher);
+            hasher.finish()
+        })
+    });
     registry.unsettled(group)
 }
 
