@@ -20,8 +20,9 @@ pub use groups::{QueueReset, ResetTo};
 
 use crate::client::ClientInner;
 use crate::connection::Connection;
+use crate::consumer::reading_alone;
 use crate::consumer::received::ReceivedBatch;
-use crate::consumer::track::{Home, TopicFilter, Track};
+use crate::consumer::track::{Home, Track};
 use crate::routes::{QueuePlace, Topic};
 use crate::{ClientError, Received};
 
@@ -239,9 +240,7 @@ impl Admin {
         let snapshot = self.client.routes.load();
         let cluster = snapshot.cluster_of(&place.broker).unwrap_or_default();
         let home = Home { broker: Arc::clone(&place.broker), shard: entry.shard, key: entry.key };
-        let filter = Arc::new(TopicFilter::new(topic, Vec::new()));
-        let check = MessageId::cluster_check(cluster);
-        let track = Arc::new(Track::new(filter, queue, home, offset, None, check));
+        let track = reading_alone(topic, queue, home, offset, MessageId::cluster_check(cluster));
         message_in(track, frame.payload, offset).map_err(|source| ClientError::Damaged {
             topic: Arc::clone(&route.name),
             queue,

@@ -10,7 +10,10 @@ use tokio::task::AbortHandle;
 use crate::connection::{Connection, Endpoint, Introduction};
 use crate::pool::Pool;
 use crate::routes::Routes;
-use crate::{Admin, ClientError, Consumer, ConsumerOptions, Producer, ProducerOptions};
+use crate::{
+    Admin, ClientError, Consumer, ConsumerOptions, Context, HandlerError, Producer, ProducerOptions,
+    PushConsumer, PushOptions, Received,
+};
 
 /// An application's entry to a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -79,12 +82,29 @@ impl Client {
         Producer::start(Arc::clone(&self.inner), options)
     }
 
-    /// A consumer with these options; resolves when the routes of its topics are known.
+    /// A consumer that pulls; resolves when the routes of its topics are known.
     ///
     /// # Errors
     /// [`ClientError::Option`], [`ClientError::TopicNotFound`], [`ClientError::NoNameserver`].
     pub async fn consumer(&self, options: ConsumerOptions) -> Result<Consumer, ClientError> {
         Consumer::start(Arc::clone(&self.inner), options).await
+    }
+
+    /// A consumer whose messages go to `handler`; resolves when the routes of its topics are known.
+    ///
+    /// # Errors
+    /// As [`Client::consumer`].
+    pub async fn push_consumer<H, F>(
+        &self,
+        options: ConsumerOptions,
+        push: PushOptions,
+        handler: H,
+    ) -> Result<PushConsumer, ClientError>
+    where
+        H: Fn(Received, Context) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        PushConsumer::start(Arc::clone(&self.inner), options, push, handler).await
     }
 
     /// The admin calls.

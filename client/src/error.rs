@@ -114,6 +114,34 @@ pub enum ClientError {
         #[source]
         source: RecordError,
     },
+    /// The queue belongs to another member by now, or its offset was reset: what was to be committed is not, and will be
+    /// handled again.
+    #[error(
+        "queue {queue} of topic {topic} is not this member's any more, or was reset; nothing of it was committed"
+    )]
+    GrantLost {
+        /// Name of the topic.
+        topic: Arc<str>,
+        /// Ordinal of the queue.
+        queue: u32,
+    },
+    /// The other members of the group want other tags of the topic.
+    #[error(
+        "group {group} has another subscription for topic {topic}; give all members the same tags, or let this one replace the group's"
+    )]
+    SubscriptionConflict {
+        /// Name of the group.
+        group: Arc<str>,
+        /// Name of the topic.
+        topic: Arc<str>,
+    },
+    /// No runtime for blocking calls can be started.
+    #[error("cannot start a thread for the consumer")]
+    Runtime {
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
@@ -127,7 +155,8 @@ impl ClientError {
             | Self::ConnectionLost { .. }
             | Self::TimedOut { .. }
             | Self::NoNameserver { .. }
-            | Self::BrokerAway { .. } => true,
+            | Self::BrokerAway { .. }
+            | Self::GrantLost { .. } => true,
             Self::Refused { code, .. } => {
                 matches!(code.remedy(), equeue_net::Remedy::Retry | equeue_net::Remedy::RefreshRoute)
             }
@@ -235,8 +264,8 @@ pub enum EnqueueError {
 /// What a handler says about a message it could not handle.
 #[derive(Debug, Error)]
 pub enum HandlerError {
-    /// Try the same message again after a while; the queue's committed offset waits for it.
-    #[error("the message could not be handled, it is tried again: {0}")]
+    /// The message shall come again after a while.
+    #[error("the message could not be handled, it comes again: {0}")]
     Retry(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Go on without it; it counts as handled.
     #[error("the message is left out: {0}")]
@@ -244,6 +273,13 @@ pub enum HandlerError {
 }
 
 impl HandlerError {
+    /// Why, in words.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Retry(error) | Self::Skip(error) => String::from(&*crate::routes::with_causes(&**error)),
+        }
+    }
+
     /// [`HandlerError::Retry`] with any error or text.
     pub fn retry(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Retry(error.into())

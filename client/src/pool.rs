@@ -51,9 +51,14 @@ impl Pool {
         Self { who, slots: Mutex::default(), presence: Arc::new(Mutex::new(presence)) }
     }
 
-    /// A pool of its own for the same client.
+    /// A pool of its own for the same client: for the servers it is another start of it.
     pub(crate) fn another(&self) -> Self {
-        Self::new(self.who.clone())
+        Self::new(Introduction { incarnation: rand::random(), ..self.who.clone() })
+    }
+
+    /// Name and incarnation, as Hello tells them.
+    pub(crate) fn identity(&self) -> (&str, u128) {
+        (&self.who.client_id, self.who.incarnation)
     }
 
     /// How long an answer may take.

@@ -194,7 +194,7 @@ async fn both_restart_in_any_order() {
 }
 
 #[tokio::test]
-async fn queues_added_later_are_picked_up() {
+async fn a_topic_made_anew_is_read_from_its_start() {
     let cluster = Cluster::start();
     let client = ready(&cluster).await;
     let producer = client.producer(ProducerOptions::default());
@@ -212,7 +212,7 @@ async fn queues_added_later_are_picked_up() {
     let mut topics: Vec<String> = common::pull(&mut consumer, 2).await.iter().map(text).collect();
     topics.sort();
     assert_eq!(topics, ["one", "two"]);
-    // The topic is made anew: other keys, offsets from 0.
+    // Other keys, offsets from 0.
     client.admin().delete_topic("two").await.expect("the cluster answers");
     create(&client, "two", 2).await;
     let sending = async {
@@ -223,4 +223,38 @@ async fn queues_added_later_are_picked_up() {
     timeout(PATIENCE, sending).await.expect("in time");
     let got = common::pull(&mut consumer, 2).await;
     assert!(got.iter().all(|message| text(message) == "anew" && message.offset == Offset(0)), "{got:?}");
+}
+
+#[tokio::test]
+async fn queues_added_later_are_picked_up_from_their_first_message() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    let producer = client.producer(ProducerOptions::default());
+    create(&client, "grows", 1).await;
+    producer.send(&Message::new("grows", b"before")).await.expect("stored");
+    let options = equeue_client::ConsumerOptions {
+        group: "g".to_owned(),
+        topics: vec![equeue_client::Subscription::all("grows")],
+        start: equeue_client::StartAt::Last,
+        ..Default::default()
+    };
+    let mut consumer = client.consumer(options).await.expect("the topic is there");
+    for result in client.admin().add_queues("grows", 2).await.expect("the cluster answers") {
+        result.result.expect("the queues are added");
+    }
+    let sending = async {
+        for queue in [1, 2] {
+            // The producer learns of the new queues with its next look at the routes.
+            while producer.send(&Message::new("grows", b"added").queue(queue)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    timeout(PATIENCE, sending).await.expect("in time");
+    // What was there before is passed over; what came into the new queues is not, whenever they are found.
+    let got = common::pull(&mut consumer, 2).await;
+    assert!(got.iter().all(|message| text(message) == "added"), "{got:?}");
+    let mut queues: Vec<u32> = got.iter().map(|message| message.queue).collect();
+    queues.sort_unstable();
+    assert_eq!(queues, [1, 2]);
 }

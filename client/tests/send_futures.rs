@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use equeue_client::{Admin, Client, Consumer, ConsumerOptions, Message, Producer};
+use equeue_client::{Admin, Client, Consumer, ConsumerOptions, Message, Producer, PushConsumer, PushOptions};
 
 fn send<T: Send>(_: T) {}
 fn shared<T: Send + Sync + Clone>() {}
@@ -34,8 +34,10 @@ fn consumer_futures_are_send(consumer: &mut Consumer) {
 }
 
 #[expect(dead_code, reason = "only its types are looked at")]
-fn handler_future_is_send(consumer: Consumer) {
-    send(consumer.run(async |_| Ok(()), async {}));
+fn consumers_start_and_end_on_any_thread(client: &Client, consumer: Consumer, pushed: PushConsumer) {
+    send(client.push_consumer(ConsumerOptions::default(), PushOptions::default(), |_, _| async { Ok(()) }));
+    send(pushed.stop());
+    send(consumer.into_stream().into_consumer());
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{Cluster, consume, create, nothing_more, pull, ready, text};
 use equeue_client::{
-    Client, Codec, ConsumerOptions, Message, Offset, ProducerOptions, RoundRobin, StartAt, Subscription,
+    Client, Codec, ConsumerOptions, Message, Offset, OnError, ProducerOptions, PushOptions, RoundRobin,
+    StartAt, Subscription,
 };
 
 #[tokio::test]
@@ -225,23 +226,30 @@ async fn handlers_get_every_message_and_commits_follow_them() {
     for number in 0..50 {
         producer.send(&Message::new("handled", format!("{number}").as_bytes())).await.expect("stored");
     }
-    let options = ConsumerOptions { parallel: 4, ..from("handled", "g", StartAt::First) };
-    let consumer = client.consumer(options).await.unwrap();
-    let (seen, all) = tokio::sync::watch::channel(Vec::<String>::new());
-    let mut all_seen = all.clone();
-    let stop = async move {
-        let _ = all_seen.wait_for(|seen| seen.len() == 50).await;
-    };
-    let failed_once = std::sync::atomic::AtomicBool::new(false);
-    let handler = async |message: equeue_client::Received| {
-        if text(&message) == "7" && !failed_once.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            return Err(equeue_client::HandlerError::retry("not yet"));
+    let (seen, mut all) = tokio::sync::watch::channel(Vec::<u32>::new());
+    let handler = move |message: equeue_client::Received, context: equeue_client::Context| {
+        let seen = seen.clone();
+        async move {
+            if text(&message) == "7" && context.attempt() == 1 {
+                return Err(equeue_client::HandlerError::retry("not yet"));
+            }
+            seen.send_modify(|seen| seen.push(text(&message).parse().unwrap()));
+            Ok(())
         }
-        seen.send_modify(|seen| seen.push(text(&message)));
-        Ok(())
     };
-    tokio::time::timeout(common::PATIENCE, consumer.run(handler, stop)).await.expect("in time").unwrap();
-    let mut seen: Vec<u32> = all.borrow().iter().map(|number| number.parse().unwrap()).collect();
+    let push = PushOptions {
+        parallel: 4,
+        on_error: Some(OnError::HoldQueue),
+        retry_steps: vec![Duration::from_millis(10)],
+        ..PushOptions::default()
+    };
+    let consumer = client.push_consumer(from("handled", "g", StartAt::First), push, handler).await.unwrap();
+    tokio::time::timeout(common::PATIENCE, all.wait_for(|seen| seen.len() == 50))
+        .await
+        .expect("in time")
+        .unwrap();
+    tokio::time::timeout(common::PATIENCE, consumer.stop()).await.expect("in time").unwrap();
+    let mut seen = all.borrow().clone();
     seen.sort_unstable();
     assert_eq!(seen, (0..50).collect::<Vec<_>>());
     assert_eq!(committed_sum(&client, "g", "handled").await, 50);

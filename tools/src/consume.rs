@@ -5,13 +5,11 @@
 //! printed but not committed is printed again by the next run.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use equeue_client::{
-    Client, ClientError, Consumer, ConsumerOptions, QueueEnd, Received, StartAt, Subscription,
-};
+use equeue_client::{Admin, Client, ClientError, Consumer, ConsumerOptions, Received, StartAt, Subscription};
+use equeue_net::api::OffsetAt;
 
 use crate::connect::{self, ClusterArgs};
 use crate::output::{Format, Output};
@@ -23,6 +21,8 @@ use crate::topic;
 const CHUNK_MESSAGES: usize = 1_000;
 /// How long a pull waits before the ends are looked at again.
 const PULL_WAIT: Duration = Duration::from_millis(200);
+/// How often the brokers are asked how far the other members of the group are.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// How long queues that nobody serves are waited for before the command gives up telling their ends.
 const ENDS_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a broker that is away is waited for before what was printed is left uncommitted.
@@ -34,7 +34,7 @@ pub(crate) struct ConsumeArgs {
     /// Topic to read
     #[arg(long)]
     topic: String,
-    /// Consumer group; its committed offsets say where to go on
+    /// Consumer group; its members share the queues, its committed offsets say where to go on
     #[arg(long)]
     group: String,
     /// Only messages with one of these tags
@@ -84,10 +84,10 @@ pub(crate) async fn run(args: ConsumeArgs, format: Format) -> anyhow::Result<()>
     let result = tokio::select! {
         biased;
         _ = stop.requested() => Ok(None),
-        ends = ends(&printing.consumer, &client, &args) => ends,
+        ends = ends(&client, &args) => ends,
     };
     let result = match result {
-        Ok(ends) => follow(&mut printing, ends.as_ref(), stop).await,
+        Ok(ends) => follow(&mut printing, ends, stop).await,
         Err(error) => Err(error),
     };
     close(client, printing.consumer).await;
@@ -110,37 +110,40 @@ struct Printing {
     left: Option<u64>,
 }
 
-/// With `--until-end`, where the queues end now. Waits for brokers that are away: a queue that nobody serves right now
-/// has an end too.
-async fn ends(consumer: &Consumer, client: &Client, args: &ConsumeArgs) -> anyhow::Result<Option<Ends>> {
+/// With `--until-end`, where the queues end now, whoever reads them. Waits for brokers that are away: a queue that
+/// nobody serves right now has an end too.
+async fn ends(client: &Client, args: &ConsumeArgs) -> anyhow::Result<Option<Ends>> {
     if !args.until_end {
         return Ok(None);
     }
+    let admin = client.admin();
     let deadline = Instant::now() + ENDS_PATIENCE;
     loop {
-        let failure = match all_ends(consumer, client, &args.topic).await {
-            Ok(Some(ends)) => return Ok(Some(ends)),
-            Ok(None) => anyhow::anyhow!("not every queue of topic {} is served right now", args.topic),
-            Err(error) => args.cluster.explain(error),
+        let answers = admin.list_offsets(&args.topic, OffsetAt::Last).await;
+        let ends: Result<HashMap<u32, u64>, ClientError> = answers
+            .and_then(|answers| answers.into_iter().map(|end| Ok((end.queue, end.result?.0))).collect());
+        let error = match ends {
+            Ok(ends) => {
+                let (group, topic) = (args.group.clone(), args.topic.clone());
+                return Ok(Some(Ends { admin, group, topic, left: ends, asked: Instant::now() }));
+            }
+            Err(error) => error,
         };
         if Instant::now() >= deadline {
-            return Err(failure.context("cannot tell where the queues end"));
+            return Err(args.cluster.explain(error).context("cannot tell where the queues end"));
         }
         tokio::time::sleep(PULL_WAIT).await;
     }
 }
 
-/// The ends, once the consumer has every queue of the topic.
-async fn all_ends(consumer: &Consumer, client: &Client, topic: &str) -> Result<Option<Ends>, ClientError> {
-    let routes = client.admin().routes(&[topic]).await?;
-    let queues: usize = routes.iter().map(|route| route.queues.len()).sum();
-    let ends = consumer.ends().await?;
-    Ok((queues > 0 && ends.len() == queues).then(|| Ends::new(ends)))
-}
-
-async fn follow(printing: &mut Printing, ends: Option<&Ends>, mut stop: Stop) -> anyhow::Result<()> {
+async fn follow(printing: &mut Printing, mut ends: Option<Ends>, mut stop: Stop) -> anyhow::Result<()> {
     loop {
-        if printing.left == Some(0) || ends.is_some_and(|ends| ends.reached(&printing.consumer)) {
+        if printing.left == Some(0) {
+            return Ok(());
+        }
+        if let Some(ends) = &mut ends
+            && ends.reached(&printing.consumer).await
+        {
             return Ok(());
         }
         let max = printing
@@ -208,17 +211,32 @@ impl Printing {
 }
 
 /// Where the queues ended when the command started.
-struct Ends(HashMap<(Arc<str>, u32), u64>);
+struct Ends {
+    admin: Admin,
+    group: String,
+    topic: String,
+    /// Queues that the group has not read so far.
+    left: HashMap<u32, u64>,
+    /// When the brokers were last asked how far the other members are.
+    asked: Instant,
+}
 
 impl Ends {
-    fn new(ends: Vec<QueueEnd>) -> Self {
-        Self(ends.into_iter().map(|end| ((end.topic, end.queue), end.high_watermark.0)).collect())
-    }
-
-    fn reached(&self, consumer: &Consumer) -> bool {
-        let positions: HashMap<(Arc<str>, u32), u64> =
-            consumer.positions().into_iter().map(|at| ((at.topic, at.queue), at.next.0)).collect();
-        self.0.iter().all(|(queue, end)| *end == 0 || positions.get(queue).is_some_and(|next| next >= end))
+    /// Whether the group has come that far: this member by what it printed, the others by what they committed.
+    async fn reached(&mut self, consumer: &Consumer) -> bool {
+        let owned: HashMap<u32, u64> =
+            consumer.positions().into_iter().map(|at| (at.queue, at.next.0)).collect();
+        self.left.retain(|queue, end| *end > 0 && owned.get(queue).is_none_or(|next| next < end));
+        let others = self.left.keys().any(|queue| !owned.contains_key(queue));
+        if others && self.asked.elapsed() >= ASK_EVERY {
+            self.asked = Instant::now();
+            let committed = self.admin.fetch_offsets(&self.group, &self.topic).await.unwrap_or_default();
+            for at in committed.into_iter().filter(|at| !owned.contains_key(&at.queue)) {
+                let reached = at.result.ok().flatten().map_or(0, |offset| offset.0);
+                self.left.retain(|queue, end| *queue != at.queue || *end > reached);
+            }
+        }
+        self.left.is_empty()
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use equeue_net::Code;
-use equeue_net::api::{CommitItem, CommitOffsets};
+use equeue_net::api::{CommitItem, CommitOffsets, CommitOutcome};
 use equeue_record::Offset;
 use futures::future::join_all;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
-use super::shared::{Shared, by_shard};
+use super::shared::{Shared, Signal, by_shard};
 use super::track::Track;
 use crate::ClientError;
 use crate::retry::Backoff;
@@ -30,7 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>, every: Duration) {
         if let Err(error) = &outcome
             && !failing
         {
-            warn!(group = %shared.options.group, error = %with_causes(error), "cannot commit; trying again");
+            warn!(group = %shared.group, error = %with_causes(error), "cannot commit; trying again");
         }
         failing = outcome.is_err();
     }
@@ -57,27 +57,33 @@ pub(crate) async fn commit(shared: &Shared, within: Duration) -> Result<(), Clie
 async fn commit_once(shared: &Shared) -> Result<(), ClientError> {
     let _one_at_a_time = shared.committing.lock().await;
     let due = shared.tracks().into_iter().filter_map(|track| {
-        let offset = track.to_commit()?;
-        Some((track, offset))
+        let (offset, grant_epoch) = track.to_commit()?;
+        Some(Due { track, offset, grant_epoch })
     });
-    let shards = by_shard(due, |(track, _)| track.home());
+    let shards = by_shard(due, |due| due.track.home());
     let commits = shards.into_iter().map(|(place, items)| commit_shard(shared, place, items));
     join_all(commits).await.into_iter().collect()
+}
+
+/// What is to be committed of a queue.
+struct Due {
+    track: Arc<Track>,
+    offset: Offset,
+    grant_epoch: u32,
 }
 
 async fn commit_shard(
     shared: &Shared,
     (broker, shard_number): (Arc<str>, u16),
-    items: Vec<(Arc<Track>, Offset)>,
+    items: Vec<Due>,
 ) -> Result<(), ClientError> {
     let connection = shared.connect(&broker, shard_number).await?;
-    let item = |(track, offset): &(Arc<Track>, Offset)| CommitItem {
-        queue: track.home().key,
-        offset: *offset,
-        grant_epoch: track.grant_epoch,
+    let item = |due: &Due| CommitItem {
+        queue: due.track.home().key,
+        offset: due.offset,
+        grant_epoch: due.grant_epoch,
     };
-    let request =
-        CommitOffsets { group: shared.options.group.clone(), items: items.iter().map(item).collect() };
+    let request = CommitOffsets { group: shared.group.clone(), items: items.iter().map(item).collect() };
     let answer = connection.call(&request).await?;
     if answer.outcomes.len() != items.len() {
         connection.end("a CommitOffsets answer has another number of outcomes than its request has queues");
@@ -87,21 +93,49 @@ async fn commit_shard(
         });
     }
     let mut failed = Ok(());
-    for ((track, offset), outcome) in items.iter().zip(answer.outcomes) {
-        if outcome.code == Code::Ok {
-            track.set_committed(outcome.committed.unwrap_or(*offset).max(*offset));
-            continue;
-        }
-        if outcome.code.remedy() == equeue_net::Remedy::RefreshRoute {
-            shared.client.routes.suspect(&track.topic.name);
-        }
-        failed = Err(ClientError::Refused {
-            server: Arc::clone(&broker),
-            request: "CommitOffsets",
-            code: outcome.code,
-            retry_after_ms: 0,
-            detail: format!("queue {} of topic {} to {offset}", track.ordinal, track.topic.name).into(),
-        });
+    for (due, outcome) in items.iter().zip(answer.outcomes) {
+        let outcome = committed(shared, &broker, due, &outcome);
+        failed = failed.and(outcome);
     }
     failed
+}
+
+/// What became of one queue's commit.
+fn committed(
+    shared: &Shared,
+    broker: &Arc<str>,
+    due: &Due,
+    outcome: &CommitOutcome,
+) -> Result<(), ClientError> {
+    let Due { track, offset, grant_epoch } = due;
+    let lost = || ClientError::GrantLost { topic: Arc::clone(&track.topic.name), queue: track.ordinal };
+    match outcome.code {
+        Code::Ok => {
+            track.set_committed(*grant_epoch, outcome.committed.unwrap_or(*offset).max(*offset));
+            shared.look_at_drained(track);
+            Ok(())
+        }
+        Code::StaleEpoch => {
+            shared.signal(Signal::Stale(Arc::clone(track), *grant_epoch));
+            // What was given back meanwhile was committed on that way.
+            if track.is_ours() { Err(lost()) } else { Ok(()) }
+        }
+        Code::OffsetReset => {
+            let to = outcome.committed.unwrap_or_default();
+            shared.signal(Signal::Reset(Arc::clone(track), to, outcome.grant_epoch));
+            Err(lost())
+        }
+        code => {
+            if code.remedy() == equeue_net::Remedy::RefreshRoute {
+                shared.client.routes.suspect(&track.topic.name);
+            }
+            Err(ClientError::Refused {
+                server: Arc::clone(broker),
+                request: "CommitOffsets",
+                code,
+                retry_after_ms: 0,
+                detail: format!("queue {} of topic {} to {offset}", track.ordinal, track.topic.name).into(),
+            })
+        }
+    }
 }

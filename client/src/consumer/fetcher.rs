@@ -2,10 +2,10 @@
 //! leaves as soon as the answer's lengths are read - before its batches are checked.
 //!
 //! **Invariants**: what is handed on is dense from the first offset wanted (but for what tags or retention left out),
-//! in order, each record once, also after a connection was made again; every batch was verified.
+//! in order, each record once, also after a connection was made again or the queue moved to another fetcher (the
+//! queue's cursor sees to that); every batch was verified; a queue in trouble is paused and holds up no other.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use super::cursor::Asked;
+use super::feed::Item;
 use super::received::ReceivedBatch;
-use super::shared::{Fetched, Shared};
+use super::shared::{Shared, Signal};
 use super::track::Track;
 use crate::ClientError;
 use crate::connection::{Connection, Waiting};
@@ -29,8 +31,10 @@ use crate::retry::Backoff;
 const FETCH_ID: u32 = 1;
 /// Longest pause after a failure.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Pause of a queue that its broker refused.
+/// Pause of a queue that its broker refused, or whose bytes are damaged.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// How long an answer that may be on its way is waited for when the queues have changed: it need not be sent twice.
+const REPLACE_AFTER: Duration = Duration::from_millis(10);
 
 /// The queues that one fetcher reads.
 #[derive(Debug)]
@@ -38,18 +42,15 @@ pub(crate) struct Fetcher {
     broker: Arc<str>,
     shard: u16,
     tracks: Mutex<Vec<Arc<Track>>>,
-    changed: Notify,
+    changed: Arc<Notify>,
 }
 
-/// A queue of a fetch: where it stood.
-struct Asked {
-    track: Arc<Track>,
-    offset: Offset,
-}
+/// The queues of a fetch: where each stood, and the grant.
+type Wanted = HashMap<QueueKey, (Arc<Track>, Asked, u32)>;
 
 /// A fetch on its way.
 struct OnTheWay {
-    asked: HashMap<QueueKey, Asked>,
+    asked: Wanted,
     waiting: Waiting,
     connection: Arc<Connection>,
 }
@@ -57,7 +58,7 @@ struct OnTheWay {
 /// The batches of one queue in an answer, not checked yet.
 struct Run {
     track: Arc<Track>,
-    wanted: Offset,
+    asked: Asked,
     outcome: FetchOutcome,
     batches: Bytes,
 }
@@ -65,13 +66,18 @@ struct Run {
 impl Fetcher {
     /// Without queues.
     pub(crate) fn new(broker: Arc<str>, shard: u16) -> Self {
-        Self { broker, shard, tracks: Mutex::default(), changed: Notify::new() }
+        Self { broker, shard, tracks: Mutex::default(), changed: Arc::default() }
     }
 
     /// Changes the queues; a fetch that is on its way is replaced.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Vec<Arc<Track>>)) {
         change(&mut self.tracks.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
+    }
+
+    /// Notified when more is wanted of its queues.
+    pub(crate) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     fn tracks(&self) -> Vec<Arc<Track>> {
@@ -139,12 +145,12 @@ impl Loop {
         runs: Vec<Run>,
     ) -> Result<OnTheWay, ClientError> {
         let coming: usize = runs.iter().map(|run| run.batches.len()).sum();
-        if self.shared.has_room_beside(coming) {
+        if self.shared.feed.has_room_beside(coming) {
             let asked = self.ask(connection).await;
-            self.hand(runs)?;
+            self.hand(runs);
             asked
         } else {
-            self.hand(runs)?;
+            self.hand(runs);
             self.ask(connection).await
         }
     }
@@ -152,13 +158,12 @@ impl Loop {
     /// Sends a fetch for every queue that is not paused, from where each stands.
     async fn ask(&mut self, connection: &Arc<Connection>) -> Result<OnTheWay, ClientError> {
         loop {
-            let room = self.shared.room().await;
+            let room = self.shared.feed.room().await.min(self.shared.options.fetch_bytes_max);
             let now = Instant::now();
             self.paused.retain(|_, until| *until > now);
             let tracks = self.fetcher.tracks();
             let (request, asked) = self.request(&tracks, room);
             if !request.items.is_empty() {
-                self.backoff.reset();
                 let waiting = connection.request(&request, [], 0)?;
                 return Ok(OnTheWay { asked, waiting, connection: Arc::clone(connection) });
             }
@@ -172,7 +177,7 @@ impl Loop {
         }
     }
 
-    fn request(&mut self, tracks: &[Arc<Track>], room: usize) -> (Fetch, HashMap<QueueKey, Asked>) {
+    fn request(&mut self, tracks: &[Arc<Track>], room: usize) -> (Fetch, Wanted) {
         let bytes_max = u32::try_from(room).unwrap_or(u32::MAX);
         let mut request = Fetch {
             fetch_id: FETCH_ID,
@@ -180,7 +185,7 @@ impl Loop {
             bytes_max,
             items: Vec::with_capacity(tracks.len()),
             tag_hashes: Vec::new(),
-            group: String::new(),
+            group: self.shared.group.clone(),
         };
         let mut asked = HashMap::with_capacity(tracks.len());
         let mut tag_ranges = HashMap::new();
@@ -189,9 +194,9 @@ impl Loop {
         let (front, back) = tracks.split_at_checked(begin).unwrap_or((tracks, &[]));
         for track in back.iter().chain(front).take(FETCH_ITEMS_MAX) {
             let key = track.home().key;
-            if self.paused.contains_key(&key) {
+            let Some((from, grant_epoch)) = track.ask().filter(|_| !self.paused.contains_key(&key)) else {
                 continue;
-            }
+            };
             let hashes = &track.topic.hashes;
             let (tags_start, tags_count) =
                 *tag_ranges.entry(Arc::clone(&track.topic.name)).or_insert_with(|| {
@@ -202,31 +207,34 @@ impl Loop {
                     let count = if fits { hashes.len() } else { 0 };
                     (u16::try_from(start).unwrap_or(0), u16::try_from(count).unwrap_or(0))
                 });
-            let offset = track.fetched();
-            let grant_epoch = track.grant_epoch;
             request.items.push(FetchItem {
                 queue: key,
-                offset,
+                offset: from.offset,
                 bytes_max,
                 grant_epoch,
                 tags_start,
                 tags_count,
             });
-            asked.insert(key, Asked { track: Arc::clone(track), offset });
+            asked.insert(key, (Arc::clone(track), from, grant_epoch));
         }
         (request, asked)
     }
 
     /// Waits for the answer; `None`: the queues changed, and a new fetch replaces this one.
     async fn answer(
-        &self,
+        &mut self,
         on_the_way: OnTheWay,
-    ) -> Result<Option<(FetchAnswer, Bytes, HashMap<QueueKey, Asked>)>, ClientError> {
+    ) -> Result<Option<(FetchAnswer, Bytes, Wanted)>, ClientError> {
         let OnTheWay { asked, waiting, connection } = on_the_way;
         let patience = self.shared.options.wait_max + self.shared.pool.request_timeout();
+        let mut frame = std::pin::pin!(timeout(patience, waiting.frame()));
         let frame = tokio::select! {
-            frame = timeout(patience, waiting.frame()) => frame,
-            () = self.fetcher.changed.notified() => return Ok(None),
+            biased;
+            frame = &mut frame => frame,
+            () = self.fetcher.changed.notified() => match timeout(REPLACE_AFTER, frame).await {
+                Ok(frame) => frame,
+                Err(_) => return Ok(None),
+            },
         };
         let frame = frame.map_err(|_| {
             connection.end("no answer to a fetch");
@@ -238,7 +246,10 @@ impl Loop {
         })??;
         let answer: FetchAnswer = connection.decode(&frame)?;
         match answer.status.code {
-            Code::Ok => Ok(Some((answer, frame.payload, asked))),
+            Code::Ok => {
+                self.backoff.reset();
+                Ok(Some((answer, frame.payload, asked)))
+            }
             code => Err(ClientError::Refused {
                 server: Arc::clone(connection.server()),
                 request: "Fetch",
@@ -256,7 +267,7 @@ impl Loop {
         connection: &Connection,
         answer: FetchAnswer,
         payload: &Bytes,
-        mut asked: HashMap<QueueKey, Asked>,
+        mut asked: Wanted,
     ) -> Result<Vec<Run>, ClientError> {
         let mut runs = Vec::with_capacity(answer.outcomes.len());
         let mut begin = 0;
@@ -271,17 +282,20 @@ impl Loop {
             }
             let batches = payload.slice(begin..end);
             begin = end;
-            let Some(Asked { track, offset: wanted }) = asked.remove(&outcome.queue) else { continue };
-            if outcome.code != Code::Ok {
-                self.refused(&track, wanted, &outcome);
+            let Some((track, from, grant_epoch)) = asked.remove(&outcome.queue) else { continue };
+            if !track.counts(from) {
                 continue;
             }
+            if outcome.code != Code::Ok {
+                self.refused(&track, from, grant_epoch, &outcome);
+                continue;
+            }
+            track.set_high_watermark(outcome.high_watermark);
             let next = end_of(&batches).map_or(outcome.next_offset, |end| outcome.next_offset.max(end));
-            if next > wanted {
-                track.set_fetched(next);
+            if next > from.offset && track.answered(from, next) {
                 runs.push(Run {
                     track,
-                    wanted,
+                    asked: from,
                     outcome: FetchOutcome { next_offset: next, ..outcome },
                     batches,
                 });
@@ -290,38 +304,32 @@ impl Loop {
         Ok(runs)
     }
 
-    /// Checks the runs and hands them on. After a damaged batch its queue goes back to it.
-    fn hand(&mut self, runs: Vec<Run>) -> Result<(), ClientError> {
-        let mut damaged = None;
+    /// Checks the runs and hands them on. After a damaged batch its queue goes back to it, and waits a while.
+    fn hand(&mut self, runs: Vec<Run>) {
         for run in runs {
-            let Run { track, wanted, outcome, batches } = run;
-            match self.hand_run(&track, wanted, batches) {
+            let Run { track, asked, outcome, batches } = run;
+            match self.hand_run(&track, asked, batches) {
                 Ok(reached) => {
                     self.told.remove(&outcome.queue);
                     if outcome.next_offset > reached {
-                        self.shared.hand(Fetched::Skipped(track, outcome.next_offset));
+                        track.hand(asked, Item::Skipped(outcome.next_offset), outcome.next_offset);
                     }
                 }
-                Err((reached, source)) => {
-                    track.set_fetched(reached);
-                    let error = ClientError::Damaged {
-                        topic: Arc::clone(&track.topic.name),
-                        queue: track.ordinal,
-                        offset: reached,
-                        source,
-                    };
-                    self.tell(outcome.queue, &error);
-                    damaged = Some(error);
+                Err((offset, source)) => {
+                    track.back(asked);
+                    let (topic, queue) = (Arc::clone(&track.topic.name), track.ordinal);
+                    self.tell(outcome.queue, &ClientError::Damaged { topic, queue, offset, source });
+                    self.paused.insert(outcome.queue, Instant::now() + REFUSED_PAUSE);
                 }
             }
         }
-        damaged.map_or(Ok(()), Err)
     }
 
     /// Tells the application of trouble with a queue, once.
     fn tell(&mut self, queue: QueueKey, error: &ClientError) {
         if self.told.insert(queue) {
-            self.shared.hand(Fetched::Trouble(error.clone()));
+            warn!(error = %crate::routes::with_causes(error), "trouble with a queue; trying again");
+            self.shared.feed.tell(error.clone());
         }
     }
 
@@ -329,10 +337,10 @@ impl Loop {
     fn hand_run(
         &self,
         track: &Arc<Track>,
-        wanted: Offset,
+        asked: Asked,
         mut batches: Bytes,
     ) -> Result<Offset, (Offset, RecordError)> {
-        let mut reached = wanted;
+        let mut reached = asked.offset;
         while !batches.is_empty() {
             let (header, length) = split_first(&batches).map_err(|error| (reached, error))?;
             let batch = batches.split_to(length);
@@ -343,52 +351,63 @@ impl Loop {
                 ReceivedBatch::check(Arc::clone(track), batch, reached).map_err(|error| (reached, error))?;
             if header.base_offset > reached && track.topic.tags.is_empty() {
                 let count = header.base_offset.0 - reached.0;
-                self.shared.lost.fetch_add(count, Ordering::Relaxed);
+                self.shared.missed(count);
                 warn!(topic = %track.topic.name, queue = track.ordinal, from = %reached, count, "offsets are missing");
             }
             reached = batch.next_offset();
-            self.shared.hand(Fetched::Batch(batch));
+            track.hand(asked, Item::Batch(batch), reached);
         }
         Ok(reached)
     }
 
     /// A queue that the broker gives nothing of.
-    fn refused(&mut self, track: &Arc<Track>, wanted: Offset, outcome: &FetchOutcome) {
-        let (topic, queue) = (&track.topic.name, track.ordinal);
-        if outcome.code == Code::OffsetOutOfRange {
-            let (start, end) = (outcome.start_offset, outcome.high_watermark);
-            // Behind the end: the broker lost what this group has read. What it has is neither read again nor lost.
-            let next = if wanted < start { start } else { end.min(wanted) };
-            let lost = start.0.saturating_sub(wanted.0);
-            self.shared.lost.fetch_add(lost, Ordering::Relaxed);
-            warn!(%topic, queue, %wanted, %start, %end, lost, going_on_at = %next, "the offset wanted is not there");
-            track.set_fetched(next);
-            let track = Arc::clone(track);
-            self.shared.hand(if next < wanted {
-                Fetched::Rewound(track, next)
-            } else {
-                Fetched::Skipped(track, next)
-            });
-            if next != wanted {
-                return;
-            }
-        }
+    fn refused(&mut self, track: &Arc<Track>, asked: Asked, grant_epoch: u32, outcome: &FetchOutcome) {
+        let (topic, queue, wanted) = (&track.topic.name, track.ordinal, asked.offset);
         debug!(%topic, queue, code = %outcome.code, "not fetched");
-        match outcome.code.remedy() {
-            Remedy::RefreshRoute => self.shared.client.routes.suspect(topic),
-            Remedy::None | Remedy::Retry => {}
-            Remedy::Fatal => {
-                let error = ClientError::Refused {
-                    server: Arc::clone(&self.fetcher.broker),
-                    request: "Fetch",
-                    code: outcome.code,
-                    retry_after_ms: 0,
-                    detail: format!("queue {queue} of topic {topic} at offset {wanted}").into(),
-                };
-                self.tell(outcome.queue, &error);
+        match outcome.code {
+            Code::OffsetOutOfRange => {
+                if self.out_of_range(track, asked, outcome) {
+                    return;
+                }
             }
+            Code::StaleEpoch => self.shared.signal(Signal::Stale(Arc::clone(track), grant_epoch)),
+            Code::OffsetReset => {
+                let reset = Signal::Reset(Arc::clone(track), outcome.next_offset, outcome.grant_epoch);
+                self.shared.signal(reset);
+            }
+            code => match code.remedy() {
+                Remedy::RefreshRoute => self.shared.client.routes.suspect(topic),
+                Remedy::None | Remedy::Retry => {}
+                Remedy::Fatal => {
+                    let error = ClientError::Refused {
+                        server: Arc::clone(&self.fetcher.broker),
+                        request: "Fetch",
+                        code,
+                        retry_after_ms: 0,
+                        detail: format!("queue {queue} of topic {topic} at offset {wanted}").into(),
+                    };
+                    self.tell(outcome.queue, &error);
+                }
+            },
         }
         self.paused.insert(outcome.queue, Instant::now() + REFUSED_PAUSE);
+    }
+
+    /// The offset wanted is not there; whether the queue goes on at another one.
+    fn out_of_range(&self, track: &Arc<Track>, asked: Asked, outcome: &FetchOutcome) -> bool {
+        let (topic, queue, wanted) = (&track.topic.name, track.ordinal, asked.offset);
+        let (start, end) = (outcome.start_offset, outcome.high_watermark);
+        // Behind the end: the broker lost what this group has read. What it has is neither read again nor lost.
+        let next = if wanted < start { start } else { end.min(wanted) };
+        let lost = start.0.saturating_sub(wanted.0);
+        self.shared.missed(lost);
+        warn!(%topic, queue, %wanted, %start, %end, lost, going_on_at = %next, "the offset wanted is not there");
+        if next < wanted {
+            track.turn_to(next);
+        } else if next > wanted {
+            track.hand(asked, Item::Skipped(next), next);
+        }
+        next != wanted
     }
 
     /// After a failure: the route may be stale; a pause.

@@ -51,6 +51,11 @@ impl ReceivedBatch {
         self.header.append_time_ms
     }
 
+    /// Records of the batch, wanted or not.
+    pub(crate) fn record_count(&self) -> usize {
+        self.header.record_count as usize
+    }
+
     /// Bytes of the batch.
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()

@@ -1,33 +1,51 @@
 //! What the handle and the background tasks of a consumer share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use equeue_net::preamble::Purpose;
 use equeue_record::Offset;
 use tokio::sync::{Notify, mpsc};
 
-use super::fetcher::Fetcher;
+use super::feed::{Feed, Load};
+use super::filter::TopicFilter;
 use super::options::ConsumerOptions;
-use super::received::ReceivedBatch;
-use super::track::{Home, TopicFilter, Track};
+use super::track::{HandledBy, Home, QueueId, Track};
 use crate::ClientError;
 use crate::client::ClientInner;
 use crate::connection::{Connection, Endpoint};
 use crate::pool::Pool;
 
-/// What a fetcher hands to the application's side, in the order of each queue.
+/// What begins the name of a group's retry topic.
+const RETRY_PREFIX: &str = "%RETRY%";
+/// Signals that wait for the keeper; one that does not fit comes again with the next heartbeat.
+const SIGNALS_MAX: usize = 4096;
+
+/// What an answer to a fetch or a commit said of a grant.
 #[derive(Debug)]
-pub(crate) enum Fetched {
-    /// Messages.
-    Batch(ReceivedBatch),
-    /// There is nothing wanted before this offset.
-    Skipped(Arc<Track>, Offset),
-    /// The queue ends before what was read of it: it goes on here.
-    Rewound(Arc<Track>, Offset),
-    /// Something the application should know; fetching goes on.
-    Trouble(ClientError),
+pub(crate) enum Signal {
+    /// This epoch is not in force.
+    Stale(Arc<Track>, u32),
+    /// The offset was reset, under this epoch.
+    Reset(Arc<Track>, Offset, u32),
+}
+
+/// Figures of a consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Messages that were gone before they could be fetched.
+    pub missed: AtomicU64,
+    /// Grants that ended without being given back.
+    pub lost_grants: AtomicU64,
+    /// Queues given up while a handler was at work with them.
+    pub fenced: AtomicU64,
+    /// Generations of the group taken over.
+    pub rebalances: AtomicU64,
+    /// Messages handed back to come again, and those that became dead letters.
+    pub handed_back: AtomicU64,
+    /// See `handed_back`.
+    pub dead: AtomicU64,
 }
 
 /// See the module.
@@ -35,71 +53,119 @@ pub(crate) enum Fetched {
 pub(crate) struct Shared {
     /// The client.
     pub client: Arc<ClientInner>,
-    /// The consumer's own connections.
+    /// The consumer's own connections: it is a member of its own.
     pub pool: Arc<Pool>,
     /// The settings.
     pub options: ConsumerOptions,
-    /// The topics.
+    /// The group; with the instance where it is a broadcast.
+    pub group: String,
+    /// The topics, and last the group's retry topic.
     pub topics: Vec<Arc<TopicFilter>>,
-    /// Where the fetchers put what they fetched; bounded by `buffered`.
-    pub fetched: mpsc::UnboundedSender<Fetched>,
+    /// What was fetched.
+    pub feed: Arc<Feed>,
+    /// Who says what is handled.
+    pub handled_by: HandledBy,
     /// Commits are made one at a time.
     pub committing: tokio::sync::Mutex<()>,
-    /// Messages that were gone before they could be fetched.
-    pub lost: AtomicU64,
-    buffered: AtomicUsize,
-    room: Notify,
-    reading: Mutex<Reading>,
-}
-
-/// The queues being read; which they are is the assigner's work.
-#[derive(Debug, Default)]
-pub(crate) struct Reading {
-    /// By topic and ordinal.
-    pub tracks: HashMap<(Arc<str>, u32), Arc<Track>>,
-    /// By broker and shard.
-    pub fetchers: HashMap<(Arc<str>, u16), Arc<Fetcher>>,
+    /// Figures.
+    pub counters: Counters,
+    /// Beats to the coordinator now.
+    pub beat_soon: Notify,
+    /// A queue that drains may be drained.
+    pub drained: Notify,
+    signals: mpsc::Sender<Signal>,
+    tracks: Mutex<HashMap<QueueId, Arc<Track>>>,
+    unreachable: Mutex<Vec<Arc<str>>>,
 }
 
 impl Shared {
-    /// Reads nothing yet.
+    /// Reads nothing yet. The receiver is for the keeper.
     pub(crate) fn new(
         client: Arc<ClientInner>,
         options: ConsumerOptions,
-        fetched: mpsc::UnboundedSender<Fetched>,
-    ) -> Self {
-        let filter =
-            |topic: &super::Subscription| Arc::new(TopicFilter::new(&topic.topic, topic.tags.clone()));
-        let topics = options.topics.iter().map(filter).collect();
+        by_handlers: bool,
+    ) -> (Self, mpsc::Receiver<Signal>) {
+        let group = options.group_name();
+        let mut topics: Vec<Arc<TopicFilter>> = options
+            .topics
+            .iter()
+            .map(|topic| Arc::new(TopicFilter::new(&topic.topic, topic.tags.clone())))
+            .collect();
+        topics.push(Arc::new(TopicFilter::new(&format!("{RETRY_PREFIX}{group}"), Vec::new())));
         let pool = Arc::new(client.pool.another());
         pool.present(|heartbeat| {
-            heartbeat.group.clone_from(&options.group);
+            heartbeat.group.clone_from(&group);
             heartbeat.consuming = options.topics.iter().map(|topic| topic.topic.clone()).collect();
         });
-        Self {
+        let limit = Load { messages: options.pending_messages_max, bytes: options.prefetch_bytes };
+        let limit_per_queue =
+            Load { messages: options.queue_pending_messages_max, bytes: options.queue_pending_bytes_max };
+        let handled_by = match (by_handlers, options.commit_interval) {
+            (true, _) => HandledBy::Handlers,
+            (false, Some(_)) => HandledBy::Calls,
+            (false, None) => HandledBy::Commits,
+        };
+        let (signals, receiver) = mpsc::channel(SIGNALS_MAX);
+        let shared = Self {
             client,
             pool,
+            group,
             topics,
-            fetched,
+            feed: Arc::new(Feed::new(limit, limit_per_queue)),
+            handled_by,
             committing: tokio::sync::Mutex::default(),
-            lost: AtomicU64::new(0),
-            buffered: AtomicUsize::new(0),
-            room: Notify::new(),
-            reading: Mutex::default(),
+            counters: Counters::default(),
+            beat_soon: Notify::new(),
+            drained: Notify::new(),
+            signals,
+            tracks: Mutex::default(),
+            unreachable: Mutex::default(),
             options,
-        }
+        };
+        (shared, receiver)
     }
 
-    /// The queues being read.
-    pub(crate) fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The group's retry topic.
+    pub(crate) fn retry_topic(&self) -> String {
+        format!("{RETRY_PREFIX}{}", self.group)
+    }
+
+    /// The tags wanted of a topic.
+    pub(crate) fn tags_of(&self, topic: &str) -> Vec<String> {
+        let filter = self.topics.iter().find(|filter| *filter.name == *topic);
+        filter.map_or_else(Vec::new, |filter| filter.tags.clone())
+    }
+
+    /// The queues that this member owns.
+    pub(crate) fn owned(&self) -> MutexGuard<'_, HashMap<QueueId, Arc<Track>>> {
+        self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One of them.
+    pub(crate) fn track(&self, id: &QueueId) -> Option<Arc<Track>> {
+        self.owned().get(id).cloned()
     }
 
     /// All tracks, by topic and ordinal.
     pub(crate) fn tracks(&self) -> Vec<Arc<Track>> {
-        let mut tracks: Vec<Arc<Track>> = self.reading().tracks.values().cloned().collect();
+        let mut tracks: Vec<Arc<Track>> = self.owned().values().cloned().collect();
         tracks.sort_by(|a, b| (&a.topic.name, a.ordinal).cmp(&(&b.topic.name, b.ordinal)));
         tracks
+    }
+
+    /// Brokers that this member cannot reach.
+    pub(crate) fn unreachable(&self) -> Vec<Arc<str>> {
+        self.unreachable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the group, when they are others than before.
+    pub(crate) fn set_unreachable(&self, brokers: Vec<Arc<str>>) {
+        let mut unreachable = self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        if *unreachable != brokers {
+            *unreachable = brokers;
+            drop(unreachable);
+            self.beat_soon.notify_one();
+        }
     }
 
     /// A consume connection to a shard.
@@ -113,38 +179,21 @@ impl Shared {
         self.pool.get(&Endpoint { address, shard: Some(shard), purpose: Purpose::Consume }).await
     }
 
-    /// Hands something to the application's side.
-    pub(crate) fn hand(&self, fetched: Fetched) {
-        if let Fetched::Batch(batch) = &fetched {
-            self.buffered.fetch_add(batch.len_bytes(), Ordering::AcqRel);
-        }
-        // Without a receiver the consumer is gone, and its tasks are about to end.
-        let _ = self.fetched.send(fetched);
+    /// Tells the keeper.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = self.signals.try_send(signal);
     }
 
-    /// The application's side took a batch.
-    pub(crate) fn taken(&self, bytes: usize) {
-        let before = self.buffered.fetch_sub(bytes, Ordering::AcqRel);
-        if before >= self.options.prefetch_bytes {
-            self.room.notify_waiters();
+    /// The application or a handler is done with something of a queue.
+    pub(crate) fn look_at_drained(&self, track: &Track) {
+        if track.is_draining() {
+            self.drained.notify_one();
         }
     }
 
-    /// Whether more may be fetched when so many bytes are about to be handed on.
-    pub(crate) fn has_room_beside(&self, coming: usize) -> bool {
-        self.buffered.load(Ordering::Acquire) + coming < self.options.prefetch_bytes
-    }
-
-    /// Waits until more may be fetched; tells how much.
-    pub(crate) async fn room(&self) -> usize {
-        loop {
-            let room = self.room.notified();
-            let buffered = self.buffered.load(Ordering::Acquire);
-            if buffered < self.options.prefetch_bytes {
-                return self.options.fetch_bytes_max.min(self.options.prefetch_bytes - buffered);
-            }
-            room.await;
-        }
+    /// Messages were gone before they could be fetched.
+    pub(crate) fn missed(&self, messages: u64) {
+        self.counters.missed.fetch_add(messages, Ordering::Relaxed);
     }
 }
 

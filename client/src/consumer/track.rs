@@ -1,41 +1,25 @@
-//! One queue that a consumer reads: where it lives and how far each stage has come.
+//! One queue that this member owns: where it lives, what of it waits, and how far each stage has come.
 //!
-//! Stages, each at or behind the one before it: fetched, delivered (handed to the application), handled (may be
-//! committed), committed (durable on the broker).
+//! Stages, each at or behind the one before it: handed (fetched and checked), delivered (given to the application),
+//! handled (may be committed), committed (durable on the broker).
+//!
+//! **Invariants**: nothing is delivered without a lease, while draining, or after the end; what was delivered in an
+//! earlier *life* of the queue (before a reset, a seek, or the end) moves no offset any more.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use equeue_record::{Offset, QueueKey, tag_hash};
+use equeue_record::{Offset, QueueKey};
+use tokio::sync::{Notify, watch};
 
+use super::cursor::{Asked, Cursor};
+use super::feed::{Feed, Item, Load};
+use super::filter::TopicFilter;
+use super::group::lease::Lease;
 use super::progress::Progress;
-
-/// A topic of a consumer, and which of its messages are wanted.
-#[derive(Debug)]
-pub(crate) struct TopicFilter {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The tags wanted; none: all messages.
-    pub tags: Vec<String>,
-    /// Their hashes, for the broker.
-    pub hashes: Vec<u32>,
-}
-
-impl TopicFilter {
-    /// With these tags.
-    pub(crate) fn new(name: &str, tags: Vec<String>) -> Self {
-        let mut hashes: Vec<u32> = tags.iter().map(|tag| tag_hash(tag)).collect();
-        hashes.sort_unstable();
-        hashes.dedup();
-        Self { name: name.into(), tags, hashes }
-    }
-
-    /// Whether a message with this tag is wanted: the broker's hashes let some others through.
-    pub(crate) fn wants(&self, tag: Option<&str>) -> bool {
-        self.tags.is_empty() || tag.is_some_and(|tag| self.tags.iter().any(|wanted| wanted == tag))
-    }
-}
+use super::received::ReceivedBatch;
 
 /// Where a queue lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,50 +32,137 @@ pub(crate) struct Home {
     pub key: QueueKey,
 }
 
-/// A queue being read. It may move to another shard; a queue made anew (another key) gets a new track.
+/// Topic and ordinal.
+pub(crate) type QueueId = (Arc<str>, u32);
+
+/// What became of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Live,
+    /// Nothing new is delivered; what was, is being finished.
+    Draining,
+    /// Not ours any more.
+    Ended,
+}
+
+/// Who says that messages are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandledBy {
+    /// The next call that pulls.
+    Calls,
+    /// A commit of the application.
+    Commits,
+    /// Handlers, message by message.
+    Handlers,
+}
+
+/// Whether messages of a queue may be given to the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gives {
+    Now,
+    /// It is paused, or its lease has lapsed and may be renewed.
+    Later,
+    /// It drains, was reset, or is not ours any more.
+    Never,
+}
+
+/// See the module. It may move to another shard; a queue made anew (another key) gets a new track.
 #[derive(Debug)]
 pub(crate) struct Track {
     /// Its topic.
     pub topic: Arc<TopicFilter>,
     /// Its number in the topic.
     pub ordinal: u32,
-    home: ArcSwap<Home>,
-    /// Grant under which it is read; 0: none is asked for.
-    pub grant_epoch: u32,
     /// Check of the cluster's name.
     pub cluster_check: u16,
-    fetched: AtomicU64,
-    delivered: AtomicU64,
-    handled: AtomicU64,
-    committed: AtomicU64,
-    progress: Mutex<Progress>,
+    /// Until when it may be worked on.
+    pub lease: Lease,
+    home: ArcSwap<Home>,
+    feed: Arc<Feed>,
+    handled_by: HandledBy,
+    high_watermark: AtomicU64,
+    /// The present life: handlers of another one are cancelled.
+    life: watch::Sender<u32>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    grant_epoch: u32,
+    phase: Phase,
+    paused: bool,
+    cursor: Cursor,
+    buffer: VecDeque<Item>,
+    waiting: Load,
+    at_work: Load,
+    /// Pieces of work that handlers have.
+    working: usize,
+    /// It is in the feed's list, or somebody holds it.
+    listed: bool,
+    /// Where the present life began.
+    begun_at: Offset,
+    delivered: Offset,
+    progress: Progress,
+    /// `None`: the group has no committed offset here, and even the start is worth a commit: it pins where it began.
+    committed: Option<Offset>,
+    /// Wakes the fetcher of the queue.
+    fetcher: Option<Arc<Notify>>,
+}
+
+/// How a queue begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// The first offset to read.
+    pub offset: Offset,
+    /// What the group has committed.
+    pub committed: Option<Offset>,
+    /// The grant; 0: none.
+    pub grant_epoch: u32,
 }
 
 impl Track {
-    /// A queue that is read from `start` on; `committed` is what the broker has.
+    /// A queue that is read from `start` on.
     pub(crate) fn new(
         topic: Arc<TopicFilter>,
         ordinal: u32,
         home: Home,
-        start: Offset,
-        committed: Option<Offset>,
+        start: Start,
         cluster_check: u16,
+        (feed, handled_by): (Arc<Feed>, HandledBy),
     ) -> Self {
-        let mut progress = Progress::default();
-        progress.skip_to(start);
+        let state = State {
+            grant_epoch: start.grant_epoch,
+            phase: Phase::Live,
+            paused: false,
+            cursor: Cursor::at(start.offset),
+            buffer: VecDeque::new(),
+            waiting: Load::default(),
+            at_work: Load::default(),
+            working: 0,
+            listed: false,
+            begun_at: start.offset,
+            delivered: start.offset,
+            progress: Progress::from(start.offset),
+            committed: start.committed,
+            fetcher: None,
+        };
         Self {
             topic,
             ordinal,
-            home: ArcSwap::from_pointee(home),
-            grant_epoch: 0,
             cluster_check,
-            fetched: AtomicU64::new(start.0),
-            delivered: AtomicU64::new(start.0),
-            handled: AtomicU64::new(start.0),
-            // Without a committed offset even the start is worth a commit: it pins `StartAt`.
-            committed: AtomicU64::new(committed.map_or(u64::MAX, |committed| committed.0)),
-            progress: Mutex::new(progress),
+            lease: Lease::none(),
+            home: ArcSwap::from_pointee(home),
+            feed,
+            handled_by,
+            high_watermark: AtomicU64::new(start.offset.0),
+            life: watch::Sender::new(0),
+            state: Mutex::new(state),
         }
+    }
+
+    /// Its topic and ordinal.
+    pub(crate) fn id(&self) -> QueueId {
+        (Arc::clone(&self.topic.name), self.ordinal)
     }
 
     /// Where it lives.
@@ -99,104 +170,501 @@ impl Track {
         self.home.load_full()
     }
 
-    /// It lives elsewhere now.
+    /// It lives elsewhere now; what is on the way from there is dropped.
     pub(crate) fn set_home(&self, home: Home) {
         self.home.store(Arc::new(home));
+        self.state().cursor.back();
     }
 
-    /// Next offset to fetch.
-    pub(crate) fn fetched(&self) -> Offset {
-        Offset(self.fetched.load(Ordering::Acquire))
+    /// The fetcher to wake when more of it is wanted.
+    pub(crate) fn set_fetcher(&self, fetcher: Option<Arc<Notify>>) {
+        self.state().fetcher = fetcher;
     }
 
-    /// Goes on fetching here.
-    pub(crate) fn set_fetched(&self, next: Offset) {
-        self.fetched.store(next.0, Ordering::Release);
+    /// The grant it is read under; 0: none.
+    pub(crate) fn grant_epoch(&self) -> u32 {
+        self.state().grant_epoch
+    }
+
+    /// What the broker said last of its end.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// See [`Track::high_watermark`].
+    pub(crate) fn set_high_watermark(&self, end: Offset) {
+        self.high_watermark.store(end.0, Ordering::Release);
+    }
+
+    /// From where to fetch, and under which grant; `None`: not now.
+    pub(crate) fn ask(&self) -> Option<(Asked, u32)> {
+        let state = self.state();
+        let mut load = state.waiting;
+        load.add(state.at_work);
+        let wanted =
+            state.phase == Phase::Live && !state.paused && !load.reaches(self.feed.limit_per_queue());
+        wanted.then(|| (state.cursor.ask(), state.grant_epoch))
+    }
+
+    /// See [`Cursor::answered`].
+    pub(crate) fn answered(&self, asked: Asked, next: Offset) -> bool {
+        self.state().cursor.answered(asked, next)
+    }
+
+    /// Whether an answer to this still counts.
+    pub(crate) fn counts(&self, asked: Asked) -> bool {
+        self.state().cursor.counts(asked)
+    }
+
+    /// What was asked for and not handed on is asked for again.
+    pub(crate) fn back(&self, asked: Asked) {
+        let mut state = self.state();
+        if state.cursor.counts(asked) {
+            state.cursor.back();
+        }
+    }
+
+    /// Puts something fetched behind what waits; it reaches to `end`. Whether it counted.
+    pub(crate) fn hand(self: &Arc<Self>, asked: Asked, item: Item, end: Offset) -> bool {
+        let list = {
+            let mut state = self.state();
+            if state.phase != Phase::Live || !state.cursor.hand(asked, end) {
+                return false;
+            }
+            let load = load_of(&item);
+            state.waiting.add(load);
+            self.feed.loaded(load);
+            state.buffer.push_back(item);
+            state.list()
+        };
+        self.list_if(list);
+        true
+    }
+
+    /// The next thing that waits, the life it belongs to, and whether the queue stays in the list. `hold`: it does not,
+    /// until [`Track::give_again`].
+    pub(crate) fn take(&self, hold: bool) -> Option<(Item, u32, bool)> {
+        let mut state = self.state();
+        let gives = state.phase == Phase::Live && !state.paused && self.lease.holds();
+        let Some(item) = gives.then(|| state.buffer.pop_front()).flatten() else {
+            state.listed = false;
+            return None;
+        };
+        let load = load_of(&item);
+        let hold = hold && matches!(item, Item::Batch(_));
+        let before = state.load();
+        state.waiting.take(load);
+        if self.handled_by == HandledBy::Handlers {
+            state.at_work.add(load);
+        } else {
+            self.feed.unloaded(load);
+        }
+        let more = !hold && !state.buffer.is_empty();
+        state.listed = hold || more;
+        state.wake_fetcher(before, self.feed.limit_per_queue());
+        Some((item, *self.life.borrow(), more))
+    }
+
+    /// The queue that somebody held may give again.
+    pub(crate) fn give_again(self: &Arc<Self>) {
+        let list = {
+            let mut state = self.state();
+            state.listed = false;
+            state.list()
+        };
+        self.list_if(list);
+    }
+
+    /// It may give again: its lease was renewed.
+    pub(crate) fn look_again(self: &Arc<Self>) {
+        let list = self.state().list();
+        self.list_if(list);
+    }
+
+    /// Gives nothing, or gives again.
+    pub(crate) fn set_paused(self: &Arc<Self>, paused: bool) {
+        let list = {
+            let mut state = self.state();
+            state.paused = paused;
+            state.wake();
+            !paused && state.list()
+        };
+        self.list_if(list);
+    }
+
+    /// Whether it is paused.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state().paused
+    }
+
+    /// Whether messages of this life may be given to the application, or to a handler.
+    pub(crate) fn gives(&self, life: u32) -> Gives {
+        let state = self.state();
+        if *self.life.borrow() != life || state.phase != Phase::Live {
+            Gives::Never
+        } else if state.paused || !self.lease.holds() {
+            Gives::Later
+        } else {
+            Gives::Now
+        }
+    }
+
+    /// Whether what is done with messages of this life counts no more.
+    pub(crate) fn is_over(&self, life: u32) -> bool {
+        *self.life.borrow() != life
+    }
+
+    /// Takes the rest of a batch back that was taken and cannot be given now; `load` is what it counts for still. It is
+    /// dropped where it will never be given.
+    pub(crate) fn put_back(self: &Arc<Self>, life: u32, batch: ReceivedBatch, load: Load) {
+        {
+            let mut state = self.state();
+            if self.handled_by == HandledBy::Handlers {
+                state.at_work.take(load);
+                self.feed.unloaded(load);
+            }
+            state.listed = false;
+            if *self.life.borrow() != life || state.phase != Phase::Live {
+                return;
+            }
+            let item = Item::Batch(batch);
+            let load = load_of(&item);
+            state.waiting.add(load);
+            self.feed.loaded(load);
+            state.buffer.push_front(item);
+        }
+        // It may give again by now.
+        if self.gives(life) == Gives::Now {
+            self.look_again();
+        }
+    }
+
+    /// Resolves when the life ends: handlers of it are to be cancelled.
+    pub(crate) async fn life_over(&self, life: u32) {
+        let mut lives = self.life.subscribe();
+        // The sender lives as long as this.
+        let _ = lives.wait_for(|now| *now != life).await;
     }
 
     /// Next offset to deliver.
     pub(crate) fn delivered(&self) -> Offset {
-        Offset(self.delivered.load(Ordering::Acquire))
+        self.state().delivered
     }
 
-    /// Everything before `next` was delivered.
-    pub(crate) fn set_delivered(&self, next: Offset) {
-        self.delivered.store(next.0, Ordering::Release);
-    }
-
-    /// The queue ends before what was read of it: everything begins anew at `next`.
-    pub(crate) fn rewind(&self, next: Offset) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        *progress = Progress::default();
-        progress.skip_to(next);
-        self.delivered.store(next.0, Ordering::Release);
-        self.handled.store(next.0, Ordering::Release);
-    }
-
-    /// Everything before may be committed.
-    pub(crate) fn handled(&self) -> Offset {
-        Offset(self.handled.load(Ordering::Acquire))
+    /// Everything before `next` was delivered, in this life.
+    pub(crate) fn set_delivered(&self, life: u32, next: Offset) {
+        let mut state = self.state();
+        if *self.life.borrow() == life {
+            state.delivered = next;
+        }
     }
 
     /// Everything delivered so far is handled.
     pub(crate) fn handle_delivered(&self) {
-        let delivered = self.delivered();
-        self.with_progress(|progress| progress.skip_to(delivered));
+        let mut state = self.state();
+        let delivered = state.delivered;
+        state.progress.skip_to(delivered);
     }
 
-    /// Changes the progress of the handlers.
-    pub(crate) fn with_progress(&self, change: impl FnOnce(&mut Progress)) {
-        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut progress);
-        self.handled.fetch_max(progress.handled().0, Ordering::AcqRel);
+    /// Nothing wanted lies before `next`: it counts as handled once what lies before it is.
+    pub(crate) fn skip_to(&self, life: u32, next: Offset) {
+        let mut state = self.state();
+        if *self.life.borrow() == life {
+            state.delivered = state.delivered.max(next);
+            state.progress.skip_to(next);
+        }
     }
 
-    /// What is to be committed, if there is something.
-    pub(crate) fn to_commit(&self) -> Option<Offset> {
-        let committed = self.committed.load(Ordering::Acquire);
-        let handled = self.handled();
-        (committed == u64::MAX || handled.0 > committed).then_some(handled)
+    /// Handlers begin with this range; whether they may.
+    pub(crate) fn begin(&self, life: u32, first: Offset, end: Offset) -> bool {
+        let mut state = self.state();
+        let begins = *self.life.borrow() == life && state.phase == Phase::Live;
+        if begins {
+            state.progress.begin(first, end);
+            state.delivered = end;
+            state.working += 1;
+        }
+        begins
     }
 
-    /// The broker has committed it.
-    pub(crate) fn set_committed(&self, committed: Offset) {
-        self.committed.store(committed.0, Ordering::Release);
+    /// Handlers are done with these.
+    pub(crate) fn done(&self, life: u32, first: Offset, end: Offset) {
+        if *self.life.borrow() == life {
+            self.state().progress.done(first, end);
+        }
+    }
+
+    /// A piece of work that was begun is over, well or not. Whether it was the last one of a queue that drains.
+    pub(crate) fn worked(&self) -> bool {
+        let mut state = self.state();
+        state.working = state.working.saturating_sub(1);
+        state.working == 0 && state.phase == Phase::Draining
+    }
+
+    /// Another piece of work goes on after the one that began it.
+    pub(crate) fn works_on(&self) {
+        self.state().working += 1;
+    }
+
+    /// Handlers have so much less of it.
+    pub(crate) fn unload(&self, load: Load) {
+        let mut state = self.state();
+        let before = state.load();
+        state.at_work.take(load);
+        state.wake_fetcher(before, self.feed.limit_per_queue());
+        drop(state);
+        self.feed.unloaded(load);
+    }
+
+    /// Everything before may be committed.
+    pub(crate) fn handled(&self) -> Offset {
+        self.state().progress.handled()
+    }
+
+    /// What is to be committed, if there is something, and under which grant.
+    pub(crate) fn to_commit(&self) -> Option<(Offset, u32)> {
+        let state = self.state();
+        let handled = state.progress.handled();
+        let due = state.committed.is_none_or(|committed| handled > committed);
+        (due && state.phase != Phase::Ended).then_some((handled, state.grant_epoch))
+    }
+
+    /// The broker has committed it, under this grant.
+    pub(crate) fn set_committed(&self, grant_epoch: u32, committed: Offset) {
+        let mut state = self.state();
+        if state.grant_epoch == grant_epoch {
+            state.committed = Some(committed);
+        }
+    }
+
+    /// What the broker has committed, as far as is known.
+    pub(crate) fn committed(&self) -> Option<Offset> {
+        self.state().committed
+    }
+
+    /// Goes on at another offset, in a new life; what waits is dropped and what is at work moves nothing any more.
+    pub(crate) fn turn_to(&self, offset: Offset) {
+        let mut state = self.state();
+        state.cursor.turn_to(offset);
+        state.progress = Progress::from(offset);
+        state.begun_at = offset;
+        state.delivered = offset;
+        self.new_life(&mut state);
+        state.wake();
+    }
+
+    /// The group's offset was reset, under a new grant.
+    pub(crate) fn reset(&self, offset: Offset, grant_epoch: u32) {
+        self.turn_to(offset);
+        let mut state = self.state();
+        state.grant_epoch = grant_epoch;
+        state.committed = Some(offset);
+    }
+
+    /// Delivers nothing more; whether there is nothing to wait for.
+    pub(crate) fn drain(&self) -> bool {
+        {
+            let mut state = self.state();
+            if state.phase == Phase::Live {
+                state.phase = Phase::Draining;
+                self.drop_waiting(&mut state);
+            }
+        }
+        self.is_drained()
+    }
+
+    /// Whether everything that was delivered is settled.
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.state();
+        match self.handled_by {
+            HandledBy::Handlers => state.working == 0,
+            HandledBy::Calls => state.progress.handled() >= state.delivered,
+            HandledBy::Commits => state.delivered <= state.begun_at.max(state.committed.unwrap_or_default()),
+        }
+    }
+
+    /// Whether it gives nothing new while what was delivered is finished.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state().phase == Phase::Draining
+    }
+
+    /// Handlers at work are cancelled; what they had is not handled.
+    pub(crate) fn cancel(&self) {
+        let _state = self.state();
+        self.life.send_modify(|life| *life = life.wrapping_add(1));
+    }
+
+    /// It is not ours any more.
+    pub(crate) fn end(&self) {
+        let mut state = self.state();
+        state.phase = Phase::Ended;
+        self.new_life(&mut state);
+    }
+
+    /// Whether it is ours, draining or not.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.state().phase != Phase::Ended
+    }
+
+    fn new_life(&self, state: &mut State) {
+        self.life.send_modify(|life| *life = life.wrapping_add(1));
+        self.drop_waiting(state);
+    }
+
+    fn drop_waiting(&self, state: &mut State) {
+        state.cursor.back();
+        state.buffer.clear();
+        self.feed.unloaded(std::mem::take(&mut state.waiting));
+    }
+
+    fn list_if(self: &Arc<Self>, list: bool) {
+        if list {
+            self.feed.list(Arc::clone(self));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether it has to be put into the list now.
+    fn list(&mut self) -> bool {
+        let list = !self.listed && !self.buffer.is_empty();
+        self.listed |= list;
+        list
+    }
+
+    fn load(&self) -> Load {
+        let mut load = self.waiting;
+        load.add(self.at_work);
+        load
+    }
+
+    fn wake(&self) {
+        if let Some(fetcher) = &self.fetcher {
+            fetcher.notify_one();
+        }
+    }
+
+    /// Wakes the fetcher when the queue was at its limit and is no more.
+    fn wake_fetcher(&self, before: Load, limit: Load) {
+        if before.reaches(limit) && !self.load().reaches(limit) {
+            self.wake();
+        }
+    }
+}
+
+fn load_of(item: &Item) -> Load {
+    match item {
+        Item::Batch(batch) => Load { messages: batch.record_count(), bytes: batch.len_bytes() },
+        Item::Skipped(_) => Load::default(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::group::lease::Moment;
     use super::*;
 
-    fn track(committed: Option<u64>) -> Track {
+    const NO_LIMIT: Load = Load { messages: usize::MAX, bytes: usize::MAX };
+
+    fn track(committed: Option<u64>, handled_by: HandledBy) -> Arc<Track> {
         let topic = Arc::new(TopicFilter::new("t", Vec::new()));
         let home = Home { broker: "b".into(), shard: 0, key: QueueKey(1) };
-        Track::new(topic, 0, home, Offset(10), committed.map(Offset), 0)
+        let start = Start { offset: Offset(10), committed: committed.map(Offset), grant_epoch: 3 };
+        let feed = Arc::new(Feed::new(NO_LIMIT, NO_LIMIT));
+        let track = Track::new(topic, 0, home, start, 0, (feed, handled_by));
+        track.lease.extend(Moment::now(), Duration::from_hours(1));
+        Arc::new(track)
+    }
+
+    fn skip(track: &Arc<Track>, end: u64) -> bool {
+        let (asked, epoch) = track.ask().expect("it is wanted");
+        assert_eq!(epoch, 3);
+        track.hand(asked, Item::Skipped(Offset(end)), Offset(end))
     }
 
     #[test]
     fn only_handled_messages_are_committed() {
-        let track = track(Some(10));
+        let track = track(Some(10), HandledBy::Calls);
         assert_eq!(track.to_commit(), None);
-        track.set_delivered(Offset(15));
+        track.set_delivered(0, Offset(15));
         assert_eq!(track.to_commit(), None);
         track.handle_delivered();
-        assert_eq!(track.to_commit(), Some(Offset(15)));
-        track.set_committed(Offset(15));
+        assert_eq!(track.to_commit(), Some((Offset(15), 3)));
+        track.set_committed(3, Offset(15));
         assert_eq!(track.to_commit(), None);
     }
 
     #[test]
     fn a_group_without_offset_commits_its_start() {
-        assert_eq!(track(None).to_commit(), Some(Offset(10)));
+        assert_eq!(track(None, HandledBy::Calls).to_commit(), Some((Offset(10), 3)));
     }
 
     #[test]
-    fn tags_are_checked_exactly() {
-        let all = TopicFilter::new("t", Vec::new());
-        assert!(all.wants(None) && all.wants(Some("a")));
-        let some = TopicFilter::new("t", vec!["a".into(), "b".into(), "a".into()]);
-        assert_eq!(some.hashes.len(), 2);
-        assert!(some.wants(Some("b")) && !some.wants(Some("c")) && !some.wants(None));
+    fn after_a_reset_the_old_handlers_move_nothing() {
+        let track = track(Some(10), HandledBy::Handlers);
+        assert!(track.begin(0, Offset(10), Offset(12)));
+        track.reset(Offset(4), 5);
+        track.done(0, Offset(10), Offset(12));
+        assert_eq!((track.handled(), track.delivered(), track.to_commit()), (Offset(4), Offset(4), None));
+        assert!(!track.begin(0, Offset(12), Offset(13)), "nor begin anything");
+        assert!(track.begin(1, Offset(4), Offset(6)));
+        track.done(1, Offset(4), Offset(6));
+        assert_eq!(track.to_commit(), Some((Offset(6), 5)));
+    }
+
+    #[test]
+    fn a_queue_that_drains_waits_for_its_handlers_and_gives_nothing() {
+        let track = track(Some(10), HandledBy::Handlers);
+        assert!(skip(&track, 11));
+        assert!(track.begin(0, Offset(11), Offset(12)));
+        assert!(!track.drain());
+        assert!(track.take(false).is_none() && track.ask().is_none());
+        track.done(0, Offset(11), Offset(12));
+        assert!(track.worked() && track.is_drained());
+        assert_eq!(track.to_commit().map(|(offset, _)| offset), Some(Offset(12)));
+        track.end();
+        assert_eq!(track.to_commit(), None);
+    }
+
+    #[test]
+    fn pulled_messages_are_drained_by_the_next_call_or_by_a_commit() {
+        let by_calls = track(Some(10), HandledBy::Calls);
+        by_calls.set_delivered(0, Offset(12));
+        assert!(!by_calls.drain());
+        by_calls.handle_delivered();
+        assert!(by_calls.is_drained());
+        let by_commits = track(Some(10), HandledBy::Commits);
+        assert!(by_commits.is_drained());
+        by_commits.set_delivered(0, Offset(12));
+        by_commits.handle_delivered();
+        assert!(!by_commits.drain());
+        by_commits.set_committed(3, Offset(12));
+        assert!(by_commits.is_drained());
+    }
+
+    #[test]
+    fn nothing_is_given_while_paused_or_without_a_lease() {
+        let track = track(Some(10), HandledBy::Calls);
+        assert!(skip(&track, 11));
+        track.set_paused(true);
+        assert!(track.take(false).is_none() && track.ask().is_none());
+        track.set_paused(false);
+        assert!(matches!(track.take(false), Some((Item::Skipped(Offset(11)), 0, false))));
+        let topic = Arc::new(TopicFilter::new("t", Vec::new()));
+        let home = Home { broker: "b".into(), shard: 0, key: QueueKey(1) };
+        let start = Start { offset: Offset(0), committed: None, grant_epoch: 3 };
+        let feed = Arc::new(Feed::new(NO_LIMIT, NO_LIMIT));
+        let unleased = Arc::new(Track::new(topic, 0, home, start, 0, (feed, HandledBy::Calls)));
+        assert!(skip(&unleased, 1));
+        assert!(unleased.take(false).is_none());
+        unleased.lease.extend(Moment::now(), Duration::from_secs(5));
+        unleased.look_again();
+        assert!(unleased.take(false).is_some());
     }
 }

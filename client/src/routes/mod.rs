@@ -87,6 +87,11 @@ impl Routes {
         self.snapshot.load()
     }
 
+    /// What is known now, to keep.
+    pub(crate) fn load_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
     /// Resolves after each round.
     pub(crate) fn watch(&self) -> watch::Receiver<Rounds> {
         self.rounds.subscribe()

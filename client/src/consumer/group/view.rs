@@ -1,0 +1,186 @@
+//! The group as its coordinator tells it, and which queues fall to this member. Pure: every member that was told the
+//! same generation comes to the same result.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use equeue_net::api::{BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic};
+use equeue_record::key_hash;
+
+use super::super::allocation::{Allocation, AllocationStrategy};
+use super::super::filter::TopicFilter;
+use super::super::track::{Home, QueueId};
+use crate::routes::Snapshot;
+
+/// A group in one generation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    /// Its number.
+    pub generation: u64,
+    /// By client id and incarnation.
+    pub members: Vec<GroupMember>,
+    /// By name.
+    pub topics: BTreeMap<String, GroupTopic>,
+}
+
+impl View {
+    /// As the coordinator told it.
+    pub(crate) fn of(answer: GroupHeartbeatAnswer) -> Self {
+        let mut members = answer.members;
+        members.sort_by(|a, b| (&a.client_id, a.incarnation).cmp(&(&b.client_id, b.incarnation)));
+        let topics = answer.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
+        Self { generation: answer.generation, members, topics }
+    }
+}
+
+/// Where the membership of a group is kept: broker, address and shard. The live master whose data is oldest, ties by
+/// name; while none is known to be alive, the same among all that were ever heard of.
+pub(crate) fn coordinator(snapshot: &Snapshot, group: &str) -> Option<(Arc<str>, Arc<str>, u16)> {
+    let masters =
+        snapshot.brokers_to_ask().into_iter().filter(|broker| broker.entry.role == BrokerRole::Master);
+    let oldest = masters.min_by_key(|broker| (broker.entry.created_ms, broker.entry.name.as_str()))?;
+    let shard = key_hash(group.as_bytes()) % u32::from(oldest.entry.shards.max(1));
+    let name = oldest.entry.name.as_str().into();
+    Some((name, Arc::clone(&oldest.address), u16::try_from(shard).unwrap_or(0)))
+}
+
+/// The readable queues of these topics and where they live. A queue whose broker was never heard of is left out until
+/// it is.
+pub(crate) fn homes(topics: &[Arc<TopicFilter>], snapshot: &Snapshot) -> BTreeMap<QueueId, Home> {
+    let mut homes = BTreeMap::new();
+    for topic in topics {
+        let Some(route) = snapshot.topics.get(&topic.name) else { continue };
+        for place in &route.queues {
+            let Some(entry) = place.entry.filter(|entry| entry.readable) else { continue };
+            let home = Home { broker: Arc::clone(&place.broker), shard: entry.shard, key: entry.key };
+            homes.insert((Arc::clone(&topic.name), place.ordinal), home);
+        }
+    }
+    homes
+}
+
+/// The queues that fall to the member `me`.
+pub(crate) fn share(
+    view: &View,
+    me: (&str, u128),
+    topics: &[Arc<TopicFilter>],
+    strategy: &dyn AllocationStrategy,
+    snapshot: &Snapshot,
+) -> BTreeSet<QueueId> {
+    let mut share = BTreeSet::new();
+    for topic in topics {
+        let subscribed: Vec<&GroupMember> = view
+            .members
+            .iter()
+            .filter(|member| member.topics.iter().any(|name| **name == *topic.name))
+            .collect();
+        for (members, queues) in classes(&brokers_of(view, &topic.name, snapshot), &subscribed) {
+            let names: Vec<&str> = members.iter().map(|member| member.client_id.as_str()).collect();
+            let holders = vec![None; queues.len()];
+            let allocation =
+                Allocation { topic: &topic.name, queues: &queues, members: &names, holders: &holders };
+            let owners = strategy.owners(&allocation);
+            let mine =
+                members.iter().position(|member| (member.client_id.as_str(), member.incarnation) == me);
+            let owned = queues.iter().zip(owners).filter(|(_, owner)| owner.is_some() && *owner == mine);
+            share.extend(owned.map(|(ordinal, _)| (Arc::clone(&topic.name), *ordinal)));
+        }
+    }
+    share
+}
+
+/// The broker of each queue of a topic: from the coordinator's map; where it knows none (a retry topic is made by the
+/// broker that needs it), from the routes.
+fn brokers_of(view: &View, topic: &str, snapshot: &Snapshot) -> Vec<String> {
+    match view.topics.get(topic) {
+        Some(known) if known.version > 0 => known.map.clone(),
+        _ => snapshot.topics.get(topic).map_or_else(Vec::new, |route| {
+            route.queues.iter().map(|queue| String::from(&*queue.broker)).collect()
+        }),
+    }
+}
+
+/// The queues that may go to the same members, together: a member gets no queue of a broker that it cannot reach.
+/// Queues that nobody can reach are left out.
+fn classes<'a>(brokers: &[String], members: &[&'a GroupMember]) -> Vec<(Vec<&'a GroupMember>, Vec<u32>)> {
+    let mut classes: BTreeMap<Vec<bool>, Vec<u32>> = BTreeMap::new();
+    for (ordinal, broker) in (0_u32..).zip(brokers) {
+        let reached = members.iter().map(|member| !member.unreachable.contains(broker)).collect();
+        classes.entry(reached).or_default().push(ordinal);
+    }
+    classes
+        .into_iter()
+        .map(|(reached, queues)| {
+            let members: Vec<_> = members
+                .iter()
+                .zip(reached)
+                .filter(|(_, reached)| *reached)
+                .map(|(member, _)| *member)
+                .collect();
+            (members, queues)
+        })
+        .filter(|(members, _)| !members.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::allocation::Average;
+    use super::*;
+
+    fn member(name: &str, incarnation: u128, topics: &[&str], unreachable: &[&str]) -> GroupMember {
+        let own = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        GroupMember {
+            client_id: name.into(),
+            incarnation,
+            topics: own(topics),
+            unreachable: own(unreachable),
+        }
+    }
+
+    fn view(members: Vec<GroupMember>, maps: &[(&str, &[&str])]) -> View {
+        let topic = |(name, map): &(&str, &[&str])| GroupTopic {
+            name: (*name).into(),
+            tags: Vec::new(),
+            version: 1,
+            map: map.iter().map(ToString::to_string).collect(),
+        };
+        let topics = maps.iter().map(topic).collect();
+        View::of(GroupHeartbeatAnswer { generation: 1, members, topics, ..GroupHeartbeatAnswer::default() })
+    }
+
+    fn shares(view: &View, topics: &[&str]) -> Vec<Vec<(String, u32)>> {
+        let topics: Vec<_> = topics.iter().map(|name| Arc::new(TopicFilter::new(name, Vec::new()))).collect();
+        let of = |member: &GroupMember| {
+            let me = (member.client_id.as_str(), member.incarnation);
+            let share = share(view, me, &topics, &Average, &Snapshot::default());
+            share.into_iter().map(|(topic, ordinal)| (topic.to_string(), ordinal)).collect()
+        };
+        view.members.iter().map(of).collect()
+    }
+
+    #[test]
+    fn members_share_the_queues_of_the_topics_they_want() {
+        // Told in any order; two members bear the same name.
+        let members =
+            vec![member("b", 1, &["t", "u"], &[]), member("a", 9, &["t"], &[]), member("a", 2, &["t"], &[])];
+        let view = view(members, &[("t", &["x"; 4]), ("u", &["x"; 2])]);
+        let t = |ordinal| ("t".to_owned(), ordinal);
+        let u = |ordinal| ("u".to_owned(), ordinal);
+        assert_eq!(shares(&view, &["t", "u"]), [vec![t(0), t(1)], vec![t(2)], vec![t(3), u(0), u(1)]]);
+    }
+
+    #[test]
+    fn a_broker_that_a_member_cannot_reach_is_left_out_of_its_share_alone() {
+        let members = vec![member("a", 1, &["t"], &["y"]), member("b", 1, &["t"], &[])];
+        let map: &[&str] = &["x", "y", "x", "y"];
+        let shares = shares(&view(members, &[("t", map)]), &["t"]);
+        let ordinals =
+            |share: &Vec<(String, u32)>| share.iter().map(|(_, ordinal)| *ordinal).collect::<Vec<_>>();
+        assert_eq!(ordinals(&shares[0]), [0]);
+        assert_eq!(ordinals(&shares[1]), [1, 2, 3]);
+        let nobody = vec![member("a", 1, &["t"], &["y"])];
+        let alone = self::shares(&view(nobody, &[("t", map)]), &["t"]);
+        assert_eq!(ordinals(&alone[0]), [0, 2]);
+    }
+}

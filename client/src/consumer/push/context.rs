@@ -1,0 +1,151 @@
+//! What a handler may say about its message besides its result.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use equeue_record::Offset;
+
+use super::super::shared::Shared;
+use super::super::track::Track;
+use super::retry::{HandBackWish, Wishes};
+
+/// What a handler decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    RetryAfter(Duration),
+    Detached,
+}
+
+/// What the messages of a piece of work share.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) shared: Arc<Shared>,
+    pub(super) track: Arc<Track>,
+    pub(super) life: u32,
+    pub(super) back: Wishes,
+    /// Of the message at work.
+    pub(super) decision: Mutex<Option<(Offset, Decision)>>,
+}
+
+/// The place of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) offset: Offset,
+    /// Where the next message begins.
+    pub(super) end: Offset,
+}
+
+/// What a handler is given with a message.
+#[derive(Debug)]
+pub struct Context {
+    pub(super) piece: Arc<Piece>,
+    pub(super) place: Place,
+    pub(super) attempt: u32,
+}
+
+/// The right to say, later and from anywhere, what became of a message. While it lives, the message holds the committed
+/// offset; dropping it undecided is a failure.
+#[derive(Debug)]
+pub struct Ack {
+    piece: Arc<Piece>,
+    place: Place,
+    attempt: u32,
+    decided: bool,
+}
+
+impl Context {
+    /// Which attempt this is; the first one is 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The message shall come again after this time, whatever the handler returns.
+    pub fn retry_after(&self, delay: Duration) {
+        self.decide(Decision::RetryAfter(delay));
+    }
+
+    /// The handler returns, but the message is handled only when the [`Ack`] says so.
+    pub fn detach(self) -> Ack {
+        self.piece.track.works_on();
+        self.decide(Decision::Detached);
+        Ack { piece: self.piece, place: self.place, attempt: self.attempt, decided: false }
+    }
+
+    /// Whether what the handler does counts no more: the queue was lost, reset, or has drained for too long. Handlers
+    /// that await are cancelled then; those that compute for long may look.
+    pub fn is_over(&self) -> bool {
+        self.piece.track.is_over(self.piece.life)
+    }
+
+    fn decide(&self, decision: Decision) {
+        *self.piece.decision.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((self.place.offset, decision));
+    }
+}
+
+impl Piece {
+    /// What was decided on this message, if anything.
+    pub(super) fn take_decision(&self, offset: Offset) -> Option<Decision> {
+        let decision = self.decision.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A context that outlived its handler decides nothing for the next message.
+        decision.filter(|(of, _)| *of == offset).map(|(_, decision)| decision)
+    }
+
+    /// Hands a message back; it holds the committed offset until the broker has taken it.
+    pub(super) fn hand_back(
+        self: &Arc<Self>,
+        place: Place,
+        attempt: u32,
+        delay: Option<Duration>,
+        reason: String,
+    ) {
+        self.track.works_on();
+        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, reason };
+        self.back.send(wish);
+    }
+
+    /// A piece of work that held up the draining of the queue is over.
+    pub(super) fn worked(&self) {
+        if self.track.worked() {
+            self.shared.drained.notify_one();
+        }
+    }
+
+    /// The message is handled.
+    pub(super) fn done(&self, place: Place) {
+        self.track.done(self.life, place.offset, place.end);
+    }
+}
+
+impl Ack {
+    /// The message is handled.
+    pub fn done(mut self) {
+        self.decided = true;
+        self.piece.done(self.place);
+    }
+
+    /// The message shall come again after this time.
+    pub fn retry_after(mut self, delay: Duration, reason: &str) {
+        self.decided = true;
+        self.piece.hand_back(self.place, self.attempt, Some(delay), reason.to_owned());
+    }
+
+    /// Whether what it says counts no more.
+    pub fn is_over(&self) -> bool {
+        self.piece.track.is_over(self.piece.life)
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if !self.decided {
+            self.piece.hand_back(
+                self.place,
+                self.attempt,
+                None,
+                "its acknowledgement was dropped".to_owned(),
+            );
+        }
+        self.piece.worked();
+    }
+}

@@ -1,0 +1,199 @@
+//! Handing messages back: one request at a time to each shard, with everything that has come up meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use equeue_net::Code;
+use equeue_net::api::{HandBack, HandBackItem, HandBackOutcome};
+use equeue_net::limits::{HAND_BACK_ITEMS_MAX, REASON_BYTES_MAX};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::PushOptions;
+use super::context::{Piece, Place};
+use crate::ClientError;
+use crate::retry::Backoff;
+use crate::routes::with_causes;
+
+use super::super::shared::{Shared, Signal, by_shard};
+
+/// Longest pause before a request that failed is made again.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A message to be handed back.
+#[derive(Debug)]
+pub(super) struct HandBackWish {
+    pub(super) piece: Arc<Piece>,
+    pub(super) place: Place,
+    /// The attempt that failed.
+    pub(super) attempt: u32,
+    /// Chosen by the handler.
+    pub(super) delay: Option<Duration>,
+    pub(super) reason: String,
+}
+
+/// Where wishes go; each belongs to a message at work, so that the limits of pending messages bound them.
+#[derive(Clone, Debug)]
+pub(super) struct Wishes(mpsc::UnboundedSender<HandBackWish>);
+
+impl Wishes {
+    /// Hands a message back soon.
+    pub(super) fn send(&self, wish: HandBackWish) {
+        // Nobody is there any more: the consumer has ended, and the message is handled again by others.
+        let _ = self.0.send(wish);
+    }
+}
+
+/// Wishes and where they come out.
+pub(super) fn channel() -> (Wishes, mpsc::UnboundedReceiver<HandBackWish>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Wishes(sender), receiver)
+}
+
+/// Hands back until the last handler is gone.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut wishes: mpsc::UnboundedReceiver<HandBackWish>,
+    options: PushOptions,
+) {
+    let mut waiting = Vec::new();
+    let mut at_work = FuturesUnordered::new();
+    let mut open = true;
+    while open || !at_work.is_empty() || !waiting.is_empty() {
+        if at_work.is_empty() && !waiting.is_empty() {
+            let shards =
+                by_shard(std::mem::take(&mut waiting), |wish: &HandBackWish| wish.piece.track.home());
+            at_work.extend(
+                shards.into_iter().map(|(place, wishes)| hand_back(&shared, place, wishes, &options)),
+            );
+        }
+        tokio::select! {
+            wish = wishes.recv(), if open => match wish {
+                Some(wish) => waiting.push(wish),
+                None => open = false,
+            },
+            Some(()) = at_work.next(), if !at_work.is_empty() => {}
+        }
+    }
+}
+
+/// Hands messages back to one shard, until it has taken them or they are not ours any more.
+async fn hand_back(
+    shared: &Shared,
+    place: (Arc<str>, u16),
+    mut wishes: Vec<HandBackWish>,
+    options: &PushOptions,
+) {
+    let mut backoff = Backoff::new(PAUSE_MAX);
+    let mut told = false;
+    while !wishes.is_empty() {
+        wishes.retain(|wish| {
+            let over = wish.piece.track.is_over(wish.piece.life);
+            if over {
+                wish.piece.worked();
+            }
+            !over
+        });
+        let rest = wishes.split_off(wishes.len().min(HAND_BACK_ITEMS_MAX));
+        let mut again = match ask(shared, &place, &wishes, options).await {
+            Ok(outcomes) => settle(shared, wishes, outcomes),
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(broker = %place.0, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
+                }
+                wishes
+            }
+        };
+        let failed = !again.is_empty();
+        again.extend(rest);
+        wishes = again;
+        if failed {
+            sleep(backoff.pause()).await;
+        }
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    place: &(Arc<str>, u16),
+    wishes: &[HandBackWish],
+    options: &PushOptions,
+) -> Result<Vec<HandBackOutcome>, ClientError> {
+    if wishes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let connection = shared.connect(&place.0, place.1).await?;
+    let item = |wish: &HandBackWish| {
+        let delay = wish.delay.unwrap_or_else(|| options.pause_after(wish.attempt));
+        HandBackItem {
+            queue: wish.piece.track.home().key,
+            offset: wish.place.offset,
+            grant_epoch: wish.piece.track.grant_epoch(),
+            delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            reason: shortened(&wish.reason),
+        }
+    };
+    // A message that has held its queue through all its attempts is dead now.
+    let attempts_max = match options.on_error() {
+        super::OnError::HandBack => options.attempts_max,
+        super::OnError::HoldQueue => 1,
+    };
+    let items = wishes.iter().map(item).collect();
+    let request = HandBack { group: shared.group.clone(), attempts_max, items };
+    let outcomes = connection.call(&request).await?.outcomes;
+    if outcomes.len() == wishes.len() {
+        return Ok(outcomes);
+    }
+    connection.end("a HandBack answer has another number of outcomes than its request has messages");
+    Err(ClientError::Protocol {
+        server: Arc::clone(connection.server()),
+        reason: "wrong number of outcomes".into(),
+    })
+}
+
+/// What became of each; those to be tried again.
+fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutcome>) -> Vec<HandBackWish> {
+    let mut again = Vec::new();
+    for (wish, outcome) in wishes.into_iter().zip(outcomes) {
+        let track = &wish.piece.track;
+        match outcome.code {
+            Code::Ok => {
+                let counter = if outcome.dead { &shared.counters.dead } else { &shared.counters.handed_back };
+                counter.fetch_add(1, Ordering::Relaxed);
+                debug!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, attempt = outcome.attempt, dead = outcome.dead, reason = wish.reason, "handed back");
+                wish.piece.done(wish.place);
+                wish.piece.worked();
+            }
+            Code::StaleEpoch => {
+                shared.signal(Signal::Stale(Arc::clone(track), track.grant_epoch()));
+                wish.piece.worked();
+            }
+            _ => again.push(wish),
+        }
+    }
+    again
+}
+
+fn shortened(reason: &str) -> String {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.get(..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_cut_between_letters() {
+        assert_eq!(shortened("short"), "short");
+        let long = "ä".repeat(REASON_BYTES_MAX);
+        assert_eq!(shortened(&format!("x{long}")).len(), REASON_BYTES_MAX - 1);
+    }
+}

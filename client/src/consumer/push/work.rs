@@ -1,0 +1,343 @@
+//! Workers: they cut pieces off batches, run the handler on each message of a piece, and note what was handled.
+//!
+//! Fast handlers get larger pieces, so that locks and wake-ups are paid once for many messages; slow ones get single
+//! messages, so that none waits behind another while a worker is idle.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use equeue_record::Offset;
+use futures::FutureExt as _;
+use tracing::warn;
+
+use super::context::{Context, Decision, Piece, Place};
+use super::retry::Wishes;
+use super::{OnError, Order, PushOptions};
+use crate::{HandlerError, Received};
+
+use super::super::feed::{Load, Taken};
+use super::super::received::ReceivedBatch;
+use super::super::shared::Shared;
+use super::super::track::{Gives, Track};
+
+/// Messages of one piece.
+const PIECE_MESSAGES_MAX: u64 = 64;
+/// How long a piece should take.
+const PIECE_NS: u64 = 200_000;
+/// How often a long piece notes what was handled.
+const NOTE_EVERY: Duration = Duration::from_millis(100);
+/// How often a queue whose lease has lapsed is looked at.
+const LAPSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// A batch that is being worked on.
+struct Hand {
+    track: Arc<Track>,
+    life: u32,
+    batch: ReceivedBatch,
+    /// Not given to a worker yet.
+    messages: VecDeque<Received>,
+    /// Where the next piece begins.
+    next: Offset,
+    /// Of a message, on average.
+    bytes_each: usize,
+    /// Of `messages`, and of records that nobody wants.
+    load: Load,
+}
+
+/// A piece of work.
+struct Cut {
+    track: Arc<Track>,
+    life: u32,
+    first: Offset,
+    end: Offset,
+    messages: Vec<Received>,
+    load: Load,
+}
+
+/// What became of a message.
+enum Outcome {
+    Done,
+    /// It is settled by somebody else.
+    Elsewhere,
+    /// It counts no more.
+    Over,
+}
+
+/// What the workers share.
+pub(super) struct Work<H> {
+    shared: Arc<Shared>,
+    options: PushOptions,
+    back: Wishes,
+    handler: H,
+    hands: Mutex<VecDeque<Hand>>,
+    /// How long a handler takes, on average, ns.
+    pace_ns: AtomicU64,
+}
+
+impl<H, F> Work<H>
+where
+    H: Fn(Received, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    pub(super) fn new(shared: Arc<Shared>, options: PushOptions, back: Wishes, handler: H) -> Self {
+        // Slow until it has shown that it is not.
+        let pace_ns = AtomicU64::new(PIECE_NS);
+        Self { shared, options, back, handler, hands: Mutex::default(), pace_ns }
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.options.parallel
+    }
+
+    /// Works until the feed is closed.
+    pub(super) async fn run(self: Arc<Self>) {
+        while let Some(cut) = self.next_cut().await {
+            self.work(cut).await;
+        }
+    }
+
+    async fn next_cut(&self) -> Option<Cut> {
+        let feed = &self.shared.feed;
+        loop {
+            if feed.is_closed() {
+                return None;
+            }
+            if let Some(cut) = self.cut() {
+                return Some(cut);
+            }
+            match feed.take(self.options.order == Order::Sequential) {
+                Some(Taken::Batch(track, batch, life)) => {
+                    self.unpack(track, batch, life);
+                    feed.pass_on();
+                }
+                Some(Taken::Skipped(track, life, next)) => track.skip_to(life, next),
+                Some(Taken::Trouble(error)) => warn!(%error, "trouble with receiving"),
+                None => feed.wait().await,
+            }
+        }
+    }
+
+    fn unpack(&self, track: Arc<Track>, mut batch: ReceivedBatch, life: u32) {
+        let all = Load { messages: batch.record_count(), bytes: batch.len_bytes() };
+        let next = batch.first_offset();
+        match batch.messages() {
+            Ok(messages) if messages.is_empty() => {
+                track.skip_to(life, batch.next_offset());
+                self.drop_hand(&track, all);
+            }
+            Ok(messages) => {
+                let bytes_each = all.bytes / all.messages.max(1);
+                let messages: VecDeque<Received> = messages.into();
+                self.hands().push_back(Hand { track, life, batch, messages, next, bytes_each, load: all });
+            }
+            Err(error) => {
+                // Its checksum was right: whoever sent it made it so. The queue waits for an operator.
+                warn!(topic = %track.topic.name, queue = track.ordinal, offset = %next, %error, "a batch cannot be read; the queue is paused");
+                track.unload(all);
+                track.set_paused(true);
+                track.turn_to(next);
+                track.give_again();
+            }
+        }
+    }
+
+    fn drop_hand(&self, track: &Arc<Track>, load: Load) {
+        track.unload(load);
+        if self.options.order == Order::Sequential {
+            track.give_again();
+        }
+    }
+
+    /// The next piece of a batch in hand.
+    fn cut(&self) -> Option<Cut> {
+        let mut hands = self.hands();
+        loop {
+            let hand = hands.front_mut()?;
+            match hand.track.gives(hand.life) {
+                Gives::Now => {}
+                Gives::Later | Gives::Never => {
+                    let Hand { track, life, mut batch, next, load, .. } = hands.pop_front()?;
+                    drop(hands);
+                    batch.set_wanted(next);
+                    track.put_back(life, batch, load);
+                    hands = self.hands();
+                    continue;
+                }
+            }
+            let cut = hand.cut(self.piece_size(hand.messages.len()));
+            if hand.messages.is_empty() {
+                hands.pop_front();
+            }
+            let more = !hands.is_empty();
+            drop(hands);
+            if more {
+                self.shared.feed.nudge();
+            }
+            if cut.track.begin(cut.life, cut.first, cut.end) {
+                return Some(cut);
+            }
+            self.drop_hand(&cut.track, cut.load);
+            hands = self.hands();
+        }
+    }
+
+    fn piece_size(&self, there: usize) -> usize {
+        if self.options.order == Order::Sequential {
+            return there;
+        }
+        let fit = PIECE_NS / self.pace_ns.load(Ordering::Relaxed).max(1);
+        usize::try_from(fit.clamp(1, PIECE_MESSAGES_MAX)).unwrap_or(1).min(there)
+    }
+
+    async fn work(&self, cut: Cut) {
+        let Cut { track, life, first, end, messages, load } = cut;
+        let piece = Arc::new(Piece {
+            shared: Arc::clone(&self.shared),
+            track: Arc::clone(&track),
+            life,
+            back: self.back.clone(),
+            decision: Mutex::new(None),
+        });
+        let (begin, count) = (Instant::now(), messages.len() as u64);
+        let mut over = std::pin::pin!(track.life_over(life));
+        // Handled, and not noted yet.
+        let (mut clean, mut noted) = (first, begin);
+        let mut messages = messages.into_iter().peekable();
+        while let Some(message) = messages.next() {
+            let place =
+                Place { offset: message.offset, end: messages.peek().map_or(end, |next| next.offset) };
+            let outcome = self.settle(&piece, place, message, over.as_mut()).await;
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Elsewhere => {
+                    track.done(life, clean, place.offset);
+                    clean = place.end;
+                }
+                Outcome::Over => {
+                    track.done(life, clean, place.offset);
+                    clean = end;
+                    break;
+                }
+            }
+            if count > 1 && noted.elapsed() >= NOTE_EVERY {
+                track.done(life, clean, place.end);
+                (clean, noted) = (clean.max(place.end), Instant::now());
+            }
+        }
+        track.done(life, clean, end);
+        let taken = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX) / count.max(1);
+        let pace = self.pace_ns.load(Ordering::Relaxed);
+        self.pace_ns.store(pace - pace / 8 + taken / 8, Ordering::Relaxed);
+        track.unload(load);
+        piece.worked();
+        if self.options.order == Order::Sequential {
+            track.give_again();
+        }
+    }
+
+    /// Handles one message, if need be again and again.
+    async fn settle(
+        &self,
+        piece: &Arc<Piece>,
+        place: Place,
+        message: Received,
+        mut over: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) -> Outcome {
+        let holds = self.options.on_error() == OnError::HoldQueue;
+        let mut attempt = message.attempt();
+        let mut message = Some(message);
+        loop {
+            if !self.may_start(piece).await {
+                return Outcome::Over;
+            }
+            let context = Context { piece: Arc::clone(piece), place, attempt };
+            // Only what may have to be handled again here is kept: a clone costs a few counters.
+            let Some(now) = (if holds { message.clone() } else { message.take() }) else {
+                return Outcome::Over;
+            };
+            let handling = AssertUnwindSafe((self.handler)(now, context)).catch_unwind();
+            let result = tokio::select! {
+                biased;
+                result = handling => result,
+                () = over.as_mut() => return Outcome::Over,
+            };
+            let (delay, reason) = match (piece.take_decision(place.offset), result) {
+                (Some(Decision::Detached), _) => return Outcome::Elsewhere,
+                (Some(Decision::RetryAfter(delay)), result) => (Some(delay), reason_of(result)),
+                (None, Ok(Ok(()))) => return Outcome::Done,
+                (None, Ok(Err(error @ HandlerError::Skip(_)))) => {
+                    warn!(topic = %piece.track.topic.name, queue = piece.track.ordinal, offset = %place.offset, %error, "not handled");
+                    return Outcome::Done;
+                }
+                (None, result) => (None, reason_of(result)),
+            };
+            if !holds || attempt >= self.options.attempts_max {
+                piece.hand_back(place, attempt, delay, reason);
+                return Outcome::Elsewhere;
+            }
+            warn!(topic = %piece.track.topic.name, queue = piece.track.ordinal, offset = %place.offset, attempt, reason, "not handled; the queue waits for it");
+            let pause = delay.unwrap_or_else(|| self.options.pause_after(attempt));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = over.as_mut() => return Outcome::Over,
+                () = self.given_up(piece) => return Outcome::Over,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Whether a handler may start; waits while the lease has lapsed and may be renewed.
+    async fn may_start(&self, piece: &Piece) -> bool {
+        loop {
+            match piece.track.gives(piece.life) {
+                Gives::Now => return !self.shared.feed.is_closed(),
+                Gives::Never => return false,
+                Gives::Later if self.shared.feed.is_closed() => return false,
+                Gives::Later => tokio::time::sleep(LAPSED_PAUSE).await,
+            }
+        }
+    }
+
+    /// Resolves when the queue drains or the consumer stops: who waits to try again stops waiting.
+    async fn given_up(&self, piece: &Piece) {
+        while !self.shared.feed.is_closed() && piece.track.gives(piece.life) != Gives::Never {
+            tokio::time::sleep(LAPSED_PAUSE).await;
+        }
+    }
+
+    fn hands(&self) -> MutexGuard<'_, VecDeque<Hand>> {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hand {
+    /// Takes the next `count` messages off.
+    fn cut(&mut self, count: usize) -> Cut {
+        let messages: Vec<Received> = self.messages.drain(..count.min(self.messages.len())).collect();
+        let first = self.next;
+        self.next = self.messages.front().map_or_else(|| self.batch.next_offset(), |next| next.offset);
+        let load = if self.messages.is_empty() {
+            self.load
+        } else {
+            Load { messages: messages.len(), bytes: messages.len() * self.bytes_each }
+        };
+        self.load.take(load);
+        Cut { track: Arc::clone(&self.track), life: self.life, first, end: self.next, messages, load }
+    }
+}
+
+/// Why a message was not handled, in words.
+fn reason_of(result: std::thread::Result<Result<(), HandlerError>>) -> String {
+    match result {
+        Ok(Ok(())) => "asked for by the handler".to_owned(),
+        Ok(Err(error)) => error.reason(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            format!("the handler panicked: {}", text.unwrap_or_default())
+        }
+    }
+}

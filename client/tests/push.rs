@@ -1,0 +1,237 @@
+//! Handlers: every message at least once, in order where that is asked for, acknowledged now or later, cancelled when
+//! their queue is gone.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Cluster, PATIENCE, create, ready, text};
+use equeue_client::{
+    Ack, Client, ConsumerOptions, Context, HandlerError, Message, OnError, ProducerOptions, PushConsumer,
+    PushOptions, Received, Subscription,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+fn options(topic: &str) -> ConsumerOptions {
+    ConsumerOptions {
+        group: "g".to_owned(),
+        topics: vec![Subscription::all(topic)],
+        commit_interval: Some(Duration::from_millis(100)),
+        ..ConsumerOptions::default()
+    }
+}
+
+async fn start<H, F>(client: &Client, topic: &str, push: PushOptions, handler: H) -> PushConsumer
+where
+    H: Fn(Received, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let starting = client.push_consumer(options(topic), push, handler);
+    timeout(PATIENCE, starting).await.expect("in time").expect("the consumer starts")
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !reached() {
+        assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn committed(client: &Client, topic: &str) -> u64 {
+    let offsets = client.admin().fetch_offsets("g", topic).await.expect("the route is known");
+    offsets.into_iter().map(|at| at.result.expect("the broker answers").map_or(0, |offset| offset.0)).sum()
+}
+
+/// Messages of some keys, numbered for each key.
+async fn send_keyed(client: &Client, topic: &str, keys: u32, from: u32, to: u32) {
+    let producer = client.producer(ProducerOptions::default());
+    for number in from..to {
+        for key in 0..keys {
+            let (key_bytes, body) = (key.to_be_bytes(), format!("{key} {number}"));
+            let message = Message::new(topic, body.as_bytes()).key(&key_bytes);
+            producer.enqueue(&message).await.expect("there is room");
+        }
+    }
+    producer.flush().await;
+    assert_eq!(producer.stats().failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequential_handlers_keep_the_order_of_each_key_while_members_come_and_go() {
+    let mut cluster = Cluster::start();
+    cluster.add_broker();
+    let client = ready(&cluster).await;
+    create(&client, "ordered", 3).await;
+    let seen: Arc<Mutex<BTreeMap<u32, Vec<u32>>>> = Arc::default();
+    let failed: Arc<AtomicUsize> = Arc::default();
+    let handler = || {
+        let (seen, failed) = (Arc::clone(&seen), Arc::clone(&failed));
+        move |message: Received, context: Context| {
+            let (seen, failed) = (Arc::clone(&seen), Arc::clone(&failed));
+            async move {
+                let body = text(&message);
+                let (key, number) = body.split_once(' ').expect("a key and a number were sent");
+                let (key, number): (u32, u32) = (key.parse().unwrap(), number.parse().unwrap());
+                if number % 50 == 7 && context.attempt() < 3 {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    return Err(HandlerError::retry("not yet"));
+                }
+                tokio::task::yield_now().await;
+                seen.lock().unwrap().entry(key).or_default().push(number);
+                Ok(())
+            }
+        }
+    };
+    let push = || PushOptions { retry_steps: vec![Duration::from_millis(5)], ..PushOptions::sequential() };
+    let mut members = vec![start(&client, "ordered", push(), handler()).await];
+    send_keyed(&client, "ordered", 10, 0, 100).await;
+    members.push(start(&client, "ordered", push(), handler()).await);
+    send_keyed(&client, "ordered", 10, 100, 200).await;
+    members.push(start(&client, "ordered", push(), handler()).await);
+    send_keyed(&client, "ordered", 10, 200, 300).await;
+    timeout(PATIENCE, members.remove(0).stop()).await.expect("in time").expect("it commits");
+    cluster.stop_broker_at(1).await;
+    cluster.start_broker_at(1);
+    send_keyed(&client, "ordered", 10, 300, 400).await;
+    let all = || {
+        seen.lock().unwrap().values().map(|seen| seen.iter().collect::<BTreeSet<_>>().len()).sum::<usize>()
+    };
+    until("every message", || all() == 4_000).await;
+    for member in members {
+        timeout(PATIENCE, member.stop()).await.expect("in time").expect("it commits");
+    }
+    let seen = seen.lock().unwrap();
+    let mut repeated = 0;
+    for (key, numbers) in &*seen {
+        // What is handled again is handled again in order: numbers never leave one out going forward.
+        let mut reached = 0;
+        for number in numbers {
+            assert!(*number <= reached, "key {key}: {number} came before {reached}");
+            repeated += usize::from(*number < reached);
+            reached = reached.max(number + 1);
+        }
+    }
+    assert!(failed.load(Ordering::Relaxed) >= 10 * 8 * 2);
+    assert!(repeated < 400, "{repeated} were handled again");
+    assert_eq!(committed(&client, "ordered").await, 4_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_most_so_many_handlers_are_at_work_and_a_slow_one_holds_the_commit() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "bounded", 1).await;
+    let (working, most, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let counts = Arc::new((working, most, done));
+    let release = Arc::new(tokio::sync::Semaphore::new(0));
+    let (shared, gate) = (Arc::clone(&counts), Arc::clone(&release));
+    let handler = move |message: Received, _: Context| {
+        let (counts, gate) = (Arc::clone(&shared), Arc::clone(&gate));
+        async move {
+            let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
+            counts.1.fetch_max(now, Ordering::SeqCst);
+            if message.offset.0 == 5 {
+                let _opened = gate.acquire().await;
+            }
+            sleep(Duration::from_millis(1)).await;
+            counts.0.fetch_sub(1, Ordering::SeqCst);
+            counts.2.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    send_keyed(&client, "bounded", 1, 0, 300).await;
+    let push = PushOptions { parallel: 4, ..PushOptions::default() };
+    let consumer = start(&client, "bounded", push, handler).await;
+    until("all but one", || counts.2.load(Ordering::SeqCst) == 299).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(committed(&client, "bounded").await, 5, "the lowest one not handled");
+    release.add_permits(1);
+    until("all", || counts.2.load(Ordering::SeqCst) == 300).await;
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+    assert_eq!(committed(&client, "bounded").await, 300);
+    let most = counts.1.load(Ordering::SeqCst);
+    assert!((2..=4).contains(&most), "{most} at a time");
+}
+
+#[tokio::test]
+async fn a_message_may_be_acknowledged_later_from_elsewhere() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "later", 1).await;
+    send_keyed(&client, "later", 1, 0, 20).await;
+    let acks: Arc<Mutex<Vec<Ack>>> = Arc::default();
+    let kept = Arc::clone(&acks);
+    let handler = move |_: Received, context: Context| {
+        kept.lock().unwrap().push(context.detach());
+        std::future::ready(Ok(()))
+    };
+    let consumer = start(&client, "later", PushOptions::default(), handler).await;
+    until("all were given out", || acks.lock().unwrap().len() == 20).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(committed(&client, "later").await, 0);
+    let mut held = std::mem::take(&mut *acks.lock().unwrap());
+    let first = held.remove(0);
+    held.into_iter().rev().for_each(Ack::done);
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(committed(&client, "later").await, 0, "the first one holds it");
+    // The consumer waits for it when it stops.
+    let stopping = tokio::spawn(consumer.stop());
+    sleep(Duration::from_millis(200)).await;
+    assert!(!stopping.is_finished());
+    first.done();
+    timeout(PATIENCE, stopping).await.expect("in time").expect("no panic").expect("it commits");
+    assert_eq!(committed(&client, "later").await, 20);
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_end_is_cancelled_and_its_message_goes_to_the_next_member() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "stuck", 1).await;
+    send_keyed(&client, "stuck", 1, 0, 3).await;
+    let begun: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&begun);
+    let handler = move |_: Received, _: Context| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending()
+    };
+    let patient = ConsumerOptions { drain_max: Duration::from_millis(300), ..options("stuck") };
+    let push = PushOptions { parallel: 1, ..PushOptions::default() };
+    let consumer = client.push_consumer(patient, push, handler).await.expect("the consumer starts");
+    until("the first one", || begun.load(Ordering::SeqCst) == 1).await;
+    timeout(Duration::from_secs(10), consumer.stop()).await.expect("it does not hang").expect("it commits");
+    assert_eq!(committed(&client, "stuck").await, 0);
+    let mut next = common::consume(&client, "stuck", "g").await;
+    assert_eq!(common::pull(&mut next, 3).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_message_alone() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "panics", 1).await;
+    send_keyed(&client, "panics", 1, 0, 10).await;
+    let handled: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&handled);
+    let handler = move |message: Received, context: Context| {
+        let count = Arc::clone(&count);
+        async move {
+            assert!(message.offset.0 != 4 || context.attempt() > 1, "once");
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    let push = PushOptions {
+        on_error: Some(OnError::HoldQueue),
+        retry_steps: vec![Duration::from_millis(5)],
+        ..PushOptions::default()
+    };
+    let consumer = start(&client, "panics", push, handler).await;
+    until("all", || handled.load(Ordering::SeqCst) == 10).await;
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+    assert_eq!(committed(&client, "panics").await, 10);
+}
