@@ -61,7 +61,7 @@ fn a_port_that_is_taken_is_told() {
 
 /// Starts a server on a machine that is different in one respect; gives what it said.
 fn start_with(prepare: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> String {
-    let data = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().expect("a directory for the broker");
     let mut command = equeue();
     command.args(["standalone", "--listen", "127.0.0.1:0", "--nameserver-listen", "127.0.0.1:0"]);
     command.args(["--http-listen", "off", "--data"]).arg(data.path());
