@@ -32,6 +32,6 @@ pub use equeue_net::Code;
 pub use equeue_net::api::{AckLevel, TopicRetention};
 pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record, key_hash};
 pub use error::{ClientError, EnqueueError, HandlerError, SendError};
-pub use message::{Header, Message, Receipt, Received, Text};
+pub use message::{Header, Message, Origin, Receipt, Received, Text};
 pub use producer::selector::{Choice, HashOfKey, QueueSelector, RoundRobin, TopicQueues};
 pub use producer::{Delivery, OnDelivery, Producer, ProducerOptions, ProducerStats};

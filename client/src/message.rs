@@ -226,7 +226,39 @@ impl Received {
     }
     /// Which attempt to handle it this is: 1, or more where it was handed back before.
     pub fn attempt(&self) -> u32 {
-        1
+        self.number("%attempt").map_or(1, |handed_back: u32| handed_back.saturating_add(1))
+    }
+
+    /// The message that this one is a copy of, when it was handed back or became a dead letter.
+    pub fn origin(&self) -> Option<Origin<'_>> {
+        Some(Origin {
+            topic: self.broker_header("%origin-topic")?,
+            queue: self.number("%origin-queue")?,
+            offset: Offset(self.number("%origin-offset")?),
+            id: self.broker_header("%origin-id")?.parse().ok()?,
+            first_failed_ms: self.number("%first-failed-ms"),
+            last_failed_ms: self.number("%last-failed-ms"),
+            reason: self.broker_header("%reason").unwrap_or_default(),
+        })
+    }
+
+    /// The topic that it was sent to, also when it comes again from the group's retry queue.
+    pub fn sent_to(&self) -> &str {
+        self.broker_header("%origin-topic").unwrap_or(&self.topic)
+    }
+
+    /// Headers of the sender; those of the broker (`%...`) are left out.
+    pub fn own_headers(&self) -> impl Iterator<Item = &Header> {
+        self.headers.iter().filter(|header| !header.name.starts_with('%'))
+    }
+
+    fn broker_header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|header| *header.name == *name)?;
+        std::str::from_utf8(header.value.as_deref()?).ok()
+    }
+
+    fn number<N: std::str::FromStr>(&self, name: &str) -> Option<N> {
+        self.broker_header(name)?.parse().ok()
     }
 }
 
@@ -234,4 +266,23 @@ impl Received {
 pub(crate) fn wall_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Where a retried or dead message came from, and what happened to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Topic that it was sent to.
+    pub topic: &'a str,
+    /// Ordinal of its queue.
+    pub queue: u32,
+    /// Its offset there.
+    pub offset: Offset,
+    /// Its id.
+    pub id: MessageId,
+    /// When it was handed back for the first time, ms UTC.
+    pub first_failed_ms: Option<i64>,
+    /// When it was handed back for the last time, ms UTC.
+    pub last_failed_ms: Option<i64>,
+    /// What the last hand-back said.
+    pub reason: &'a str,
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use equeue_net::hidden::retry_topic;
 use equeue_net::preamble::Purpose;
 use equeue_record::Offset;
 use tokio::sync::{Notify, mpsc};
@@ -17,8 +18,6 @@ use crate::client::ClientInner;
 use crate::connection::{Connection, Endpoint};
 use crate::pool::Pool;
 
-/// What begins the name of a group's retry topic.
-const RETRY_PREFIX: &str = "%RETRY%";
 /// Signals that wait for the keeper; one that does not fit comes again with the next heartbeat.
 const SIGNALS_MAX: usize = 4096;
 
@@ -91,7 +90,7 @@ impl Shared {
             .iter()
             .map(|topic| Arc::new(TopicFilter::new(&topic.topic, topic.tags.clone())))
             .collect();
-        topics.push(Arc::new(TopicFilter::new(&format!("{RETRY_PREFIX}{group}"), Vec::new())));
+        topics.push(Arc::new(TopicFilter::new(&retry_topic(&group), Vec::new())));
         let pool = Arc::new(client.pool.another());
         pool.present(|heartbeat| {
             heartbeat.group.clone_from(&group);
@@ -127,7 +126,7 @@ impl Shared {
 
     /// The group's retry topic.
     pub(crate) fn retry_topic(&self) -> String {
-        format!("{RETRY_PREFIX}{}", self.group)
+        retry_topic(&self.group)
     }
 
     /// The tags wanted of a topic.
@@ -188,6 +187,14 @@ impl Shared {
     pub(crate) fn look_at_drained(&self, track: &Track) {
         if track.is_draining() {
             self.drained.notify_one();
+        }
+    }
+
+    /// A message was handed back: where the retry queue is not known yet, the routes are asked for.
+    pub(crate) fn expect_retries(&self) {
+        let retry = self.retry_topic();
+        if !self.client.routes.load().topics.contains_key(retry.as_str()) {
+            self.client.routes.refresh();
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use equeue_net::api::{BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic};
+use equeue_net::hidden::is_hidden;
 use equeue_record::key_hash;
 
 use super::super::allocation::{Allocation, AllocationStrategy};
@@ -89,11 +90,11 @@ pub(crate) fn share(
     share
 }
 
-/// The broker of each queue of a topic: from the coordinator's map; where it knows none (a retry topic is made by the
-/// broker that needs it), from the routes.
+/// The broker of each queue of a topic: from the coordinator's map; of a retry topic, which each broker makes for
+/// itself, and where the coordinator knows none, from the routes.
 fn brokers_of(view: &View, topic: &str, snapshot: &Snapshot) -> Vec<String> {
     match view.topics.get(topic) {
-        Some(known) if known.version > 0 => known.map.clone(),
+        Some(known) if known.version > 0 && !is_hidden(topic) => known.map.clone(),
         _ => snapshot.topics.get(topic).map_or_else(Vec::new, |route| {
             route.queues.iter().map(|queue| String::from(&*queue.broker)).collect()
         }),

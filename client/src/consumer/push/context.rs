@@ -100,7 +100,7 @@ impl Piece {
         reason: String,
     ) {
         self.track.works_on();
-        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, reason };
+        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, reason, told: false };
         self.back.send(wish);
     }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use equeue_net::Code;
+use equeue_net::{Code, Remedy};
 use equeue_net::api::{HandBack, HandBackItem, HandBackOutcome};
 use equeue_net::limits::{HAND_BACK_ITEMS_MAX, REASON_BYTES_MAX};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::PushOptions;
 use super::context::{Piece, Place};
@@ -34,6 +34,8 @@ pub(super) struct HandBackWish {
     /// Chosen by the handler.
     pub(super) delay: Option<Duration>,
     pub(super) reason: String,
+    /// That it cannot be handed back was said.
+    pub(super) told: bool,
 }
 
 /// Where wishes go; each belongs to a message at work, so that the limits of pending messages bound them.
@@ -158,8 +160,8 @@ async fn ask(
 /// What became of each; those to be tried again.
 fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutcome>) -> Vec<HandBackWish> {
     let mut again = Vec::new();
-    for (wish, outcome) in wishes.into_iter().zip(outcomes) {
-        let track = &wish.piece.track;
+    for (mut wish, outcome) in wishes.into_iter().zip(outcomes) {
+        let track = Arc::clone(&wish.piece.track);
         match outcome.code {
             Code::Ok => {
                 let counter = if outcome.dead { &shared.counters.dead } else { &shared.counters.handed_back };
@@ -167,12 +169,20 @@ fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutc
                 debug!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, attempt = outcome.attempt, dead = outcome.dead, reason = wish.reason, "handed back");
                 wish.piece.done(wish.place);
                 wish.piece.worked();
+                // The first message that comes back makes the retry queue.
+                shared.expect_retries();
             }
             Code::StaleEpoch => {
-                shared.signal(Signal::Stale(Arc::clone(track), track.grant_epoch()));
+                shared.signal(Signal::Stale(Arc::clone(&track), track.grant_epoch()));
                 wish.piece.worked();
             }
-            _ => again.push(wish),
+            code => {
+                if code.remedy() == Remedy::Fatal && !std::mem::replace(&mut wish.told, true) {
+                    // It may be too large for the headers of a retried message: only its handler can let it go.
+                    error!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, %code, "the message cannot be handed back and holds its queue's committed offset; let the handler skip it");
+                }
+                again.push(wish);
+            }
         }
     }
     again
