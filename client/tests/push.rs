@@ -53,7 +53,7 @@ async fn send_keyed(client: &Client, topic: &str, keys: u32, from: u32, to: u32)
         for key in 0..keys {
             let (key_bytes, body) = (key.to_be_bytes(), format!("{key} {number}"));
             let message = Message::new(topic, body.as_bytes()).key(&key_bytes);
-            producer.enqueue(&message).await.expect("there is room");
+            drop(producer.enqueue(&message).await.expect("there is room"));
         }
     }
     producer.flush().await;
@@ -234,4 +234,60 @@ async fn a_panic_is_a_failure_of_its_message_alone() {
     until("all", || handled.load(Ordering::SeqCst) == 10).await;
     timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
     assert_eq!(committed(&client, "panics").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_comes_again_without_holding_its_queue_and_dies_in_the_end() {
+    let mut cluster = Cluster::start();
+    cluster.add_broker();
+    let client = ready(&cluster).await;
+    create(&client, "failing", 2).await;
+    send_keyed(&client, "failing", 20, 0, 10).await;
+    let seen: Arc<Mutex<BTreeMap<String, Vec<u32>>>> = Arc::default();
+    let told = Arc::clone(&seen);
+    let handler = move |message: Received, context: Context| {
+        let told = Arc::clone(&told);
+        async move {
+            let body = text(&message);
+            assert_eq!(message.sent_to(), "failing");
+            told.lock().unwrap().entry(body.clone()).or_default().push(context.attempt());
+            match body.as_str() {
+                "3 3" => Err(HandlerError::retry("never works")),
+                "5 5" if context.attempt() == 1 => {
+                    context.retry_after(Duration::from_millis(50));
+                    Ok(())
+                }
+                "7 7" if context.attempt() < 3 => Err(HandlerError::retry("not yet")),
+                _ => Ok(()),
+            }
+        }
+    };
+    let push = PushOptions {
+        attempts_max: 3,
+        retry_steps: vec![Duration::from_millis(100)],
+        ..PushOptions::default()
+    };
+    let consumer = start(&client, "failing", push, handler).await;
+    until("the dead letter", || consumer.stats().dead == 1).await;
+    until("the others", || seen.lock().unwrap().get("7 7").is_some_and(|attempts| attempts.len() == 3)).await;
+    until("the asked one", || seen.lock().unwrap().get("5 5").is_some_and(|attempts| attempts.len() == 2))
+        .await;
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 200);
+    assert_eq!(seen["3 3"], [1, 2, 3]);
+    assert_eq!(seen["7 7"], [1, 2, 3]);
+    assert_eq!(seen["5 5"], [1, 2]);
+    assert!(
+        seen.iter()
+            .filter(|(body, _)| !["3 3", "5 5", "7 7"].contains(&body.as_str()))
+            .all(|(_, at)| *at == [1])
+    );
+    // Nothing was held up: all is committed.
+    assert_eq!(committed(&client, "failing").await, 200);
+    let mut letters = common::consume(&client, "%DLQ%g", "undertaker").await;
+    let letter = common::pull(&mut letters, 1).await.remove(0);
+    let origin = letter.origin().expect("it is a copy");
+    assert_eq!((text(&letter).as_str(), origin.topic, origin.reason), ("3 3", "failing", "never works"));
+    assert_eq!(letter.own_headers().count(), 0);
 }

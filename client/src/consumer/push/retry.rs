@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use equeue_net::{Code, Remedy};
 use equeue_net::api::{HandBack, HandBackItem, HandBackOutcome};
 use equeue_net::limits::{HAND_BACK_ITEMS_MAX, REASON_BYTES_MAX};
+use equeue_net::{Code, Remedy};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
