@@ -89,7 +89,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Log(LogCommand),
     /// Measure a broker, or the commit log alone
-    Bench(equeue_bench::cli::BenchArgs),
+    Bench(Box<equeue_bench::cli::BenchArgs>),
     /// Print the completions for a shell
     Completions {
         /// The shell
