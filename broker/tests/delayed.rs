@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use common::{Client, batch, config, start, start_with, stop, until};
 use equeue_net::Code;
-use equeue_net::api::{AckLevel, CancelDelayed, CancelDelayedAnswer, DeleteTopic, Produce, ProduceOutcome};
+use equeue_net::api::{
+    AckLevel, CancelDelayed, CancelDelayedAnswer, DeleteTopic, ListOffsets, OffsetAt, Produce, ProduceOutcome,
+};
 use equeue_record::{
     BatchBuilder, BatchView, Codec, Decompressor, MessageId, Offset, ProducerStamp, QueueKey, RecordFields,
     system,
@@ -235,6 +237,54 @@ fn what_waits_for_a_deleted_topic_is_dropped() {
     let mut client = Client::connect(broker.address());
     send(&mut client, kept, &[(b"z", now_ms())]);
     assert_eq!(wait_for(&mut client, kept, 2), [b"y", b"z"]);
+    stop(broker);
+}
+
+#[test]
+fn what_waits_outlives_its_segment_and_keeps_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = || {
+        let mut settings = config(dir.path(), 1);
+        settings.storage.segment_bytes_first = equeue_broker::config::ByteSize::mib(1);
+        settings.storage.segment_bytes_max = equeue_broker::config::ByteSize::mib(1);
+        settings.retention.segments = 3;
+        settings.retention.check_ms = 100;
+        settings
+    };
+    let broker = start_with(settings());
+    let mut client = Client::connect(broker.address());
+    let queue = client.create_queue("t").key;
+    let filler = client.create_queue("filler").key;
+    let due = now_ms() + 12_000;
+    let bodies: Vec<[u8; 4]> = (0..20_u32).map(u32::to_le_bytes).collect();
+    let messages: Vec<(&[u8], i64)> = bodies.iter().map(|body| (&body[..], due)).collect();
+    assert_eq!(send(&mut client, queue, &messages).code, Code::Ok);
+    assert!(cancel(&mut client, queue, Offset(3), false).was_pending);
+    let roll = |client: &mut Client| {
+        let first = |client: &mut Client| {
+            client.request(&ListOffsets { items: vec![(filler, OffsetAt::First)] }).outcomes[0].offset
+        };
+        let before = first(client);
+        until("segments to go", || {
+            client.produce_ok(&[(filler, batch(&[&common::body(1, 200_000)]))]);
+            first(client).0 > before.0 + 20
+        });
+    };
+    roll(&mut client);
+    assert!(cancel(&mut client, queue, Offset(5), false).was_pending, "by the id from before it was carried");
+    stop(broker);
+    let broker = start_with(settings());
+    let mut client = Client::connect(broker.address());
+    roll(&mut client);
+    assert!(cancel(&mut client, queue, Offset(7), false).was_pending, "carried twice");
+    assert!(!cancel(&mut client, queue, Offset(5), true).was_pending);
+    assert!(now_ms() < due, "the test was too slow to tell anything");
+    let mut numbers: Vec<u32> = wait_for(&mut client, queue, 17)
+        .iter()
+        .map(|body| u32::from_le_bytes(body[..].try_into().unwrap()))
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..20).filter(|number| ![3, 5, 7].contains(number)).collect::<Vec<_>>());
     stop(broker);
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use equeue_net::Code;
 use equeue_net::api::ProduceOutcome;
-use equeue_record::{BatchView, Decompressor, QueueKey, RecordError};
+use equeue_record::{BatchFlags, BatchView, Decompressor, QueueKey, RecordError};
 use equeue_storage::io::Io as _;
 use equeue_storage::log::{AppendError, Appended, AtomicPart};
 
@@ -67,6 +67,10 @@ fn read_dues(batch: &[u8], now_ms: i64, record_bytes_max: usize) -> Result<Vec<i
     let view = BatchView::of_checked(batch)?;
     let mut memory = Decompressor::default();
     let mut dues = Vec::with_capacity(view.header().record_count as usize);
+    if view.header().flags.has(BatchFlags::CONTROL) {
+        // The mark of messages that a broker carried forward: their ids are believed.
+        return Err(RecordError::Field { field: "flags", value: u64::from(view.header().flags.bits()) });
+    }
     for record in view.records(&mut memory)? {
         let record = record?;
         let size = record.encoded().len();

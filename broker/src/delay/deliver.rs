@@ -94,7 +94,7 @@ impl Delivery {
 }
 
 /// Copies a record behind those of the batch, with its id.
-fn push(batch: &mut BatchBuilder, loaded: &Loaded, id: MessageId) -> Result<(), RecordError> {
+pub(super) fn push(batch: &mut BatchBuilder, loaded: &Loaded, id: MessageId) -> Result<(), RecordError> {
     let record = Record::from_encoded(&loaded.encoded, Offset(0), loaded.base_create_time_ms)?;
     let id = id.to_string();
     let mut headers: SmallVec<[HeaderField<'_>; 16]> = SmallVec::new();

@@ -32,6 +32,8 @@ pub(crate) struct DelayHost {
     pub(crate) to_load: Signal,
     /// To be looked through.
     pub(crate) unread: RefCell<Vec<Unread>>,
+    /// That is done: every message that waits is in the table.
+    pub(crate) all_found: Cell<bool>,
 }
 
 impl DelayHost {
@@ -71,6 +73,7 @@ impl DelayHost {
             look_ms: Cell::new(i64::MAX),
             sooner: Signal::default(),
             to_load: Signal::default(),
+            all_found: Cell::new(unread.is_empty()),
             unread: RefCell::new(unread),
         }
     }

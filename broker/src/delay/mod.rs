@@ -14,6 +14,7 @@
 
 mod accept;
 mod cancel;
+mod carry;
 mod deliver;
 mod host;
 pub(crate) mod load;
@@ -25,5 +26,6 @@ pub mod wheel;
 
 pub(crate) use accept::{append, open_queue};
 pub(crate) use cancel::{CancelError, cancel};
+pub(crate) use carry::carry_forward;
 pub(crate) use host::{DelayHost, forget};
 pub(crate) use run::run;

@@ -82,28 +82,30 @@ async fn find(shard: Rc<Shard>, place: usize) {
     let Some(host) = shard.logs.get(place) else { return };
     let begun = shard.now_ms();
     let unread = host.delay.unread.take();
-    if unread.iter().all(|part| part.from >= part.to) {
-        return;
+    let mut all = true;
+    for part in unread.into_iter().filter(|part| part.from < part.to) {
+        all &= find_in(&shard, host, part).await;
     }
-    for part in unread {
-        find_in(&shard, host, part).await;
-    }
+    host.delay.all_found.set(all);
     let waiting = host.delay.table.borrow().waiting();
     let took_ms = shard.now_ms() - begun;
     tracing::info!(log = %host.id, waiting, took_ms, "delayed messages found");
 }
 
-async fn find_in(shard: &Shard, host: &LogHost, mut part: Unread) {
-    let Some(target) = host.delay.table.borrow().queue(part.number).map(|queue| queue.target) else { return };
+/// Looks through a part of a delay queue; true: all of it.
+async fn find_in(shard: &Shard, host: &LogHost, mut part: Unread) -> bool {
+    let Some(target) = host.delay.table.borrow().queue(part.number).map(|queue| queue.target) else {
+        return true;
+    };
     let queue = target.delay_queue();
     while part.from < part.to && goes_on(shard, host) {
         let batches = match load::read(&host.log, queue, part.from).await {
             Ok(batches) if batches.next_offset > part.from => batches,
-            Ok(_) => return,
+            Ok(_) => return true,
             Err(error) => {
                 tracing::error!(%target, offset = %part.from, %error,
                     "delayed messages cannot be read: those from this offset on are not delivered before a restart");
-                return;
+                return false;
             }
         };
         let mut first_ms = i64::MAX;
@@ -129,6 +131,7 @@ async fn find_in(shard: &Shard, host: &LogHost, mut part: Unread) {
         part.from = batches.next_offset;
         shard.io.yield_now().await;
     }
+    part.from >= part.to
 }
 
 /// Reads the bytes of messages that are due soon, in the order in which they lie in the log.

@@ -7,6 +7,7 @@ use equeue_storage::log::AppendError;
 use equeue_storage::retention::{Leaving, RetentionAdvisor};
 use futures::future::LocalBoxFuture;
 
+use crate::delay;
 use crate::group::Progress;
 use crate::shard::state::Shard;
 use crate::state_key;
@@ -32,7 +33,12 @@ impl RetentionAdvisor for Advice {
         first
     }
 
-    fn carry_forward<'a>(&'a self, _: &'a [Leaving]) -> LocalBoxFuture<'a, Result<(), AppendError>> {
-        Box::pin(std::future::ready(Ok(())))
+    fn carry_forward<'a>(&'a self, leaving: &'a [Leaving]) -> LocalBoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            match self.shard.logs.get(self.place) {
+                Some(host) => delay::carry_forward(&self.shard, host, leaving).await,
+                None => Ok(()),
+            }
+        })
     }
 }
