@@ -107,9 +107,9 @@ fn a_message_is_copied_once_and_ends_as_a_dead_letter_with_its_history() {
     let copies = wait_for(&mut client, retry, 2);
     assert_eq!(copies[1].headers[system::ATTEMPT], "2");
     assert!(copies[1].headers.contains_key(system::ID), "it was delayed");
-    assert!(hidden(&mut client, "%DLQ%billing").is_empty());
-    assert_eq!(brief(&hand_back(&mut client, 3, vec![item(retry, 1, 100)])[0]), (Code::Ok, 3, true, false));
     let dead = hidden(&mut client, "%DLQ%billing")[0];
+    assert!(messages(&mut client, dead).is_empty());
+    assert_eq!(brief(&hand_back(&mut client, 3, vec![item(retry, 1, 100)])[0]), (Code::Ok, 3, true, false));
     let letters = wait_for(&mut client, dead, 1);
     assert_eq!(letters[0].body, b"b");
     for (name, value) in [

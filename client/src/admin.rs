@@ -1,5 +1,6 @@
 //! Topics, offsets and inspection.
 
+mod delayed;
 mod groups;
 mod queues;
 
@@ -16,6 +17,7 @@ use equeue_net::api::{
 use equeue_record::{MessageId, Offset, RecordError, split_first};
 use futures::future::join_all;
 
+pub use delayed::Delayed;
 pub use groups::{QueueReset, ResetTo};
 
 use crate::client::ClientInner;

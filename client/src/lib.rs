@@ -18,7 +18,7 @@ mod producer;
 mod retry;
 mod routes;
 
-pub use admin::{Admin, BrokerResult, GroupOffset, QueueOffset, QueueReset, ResetTo};
+pub use admin::{Admin, BrokerResult, Delayed, GroupOffset, QueueOffset, QueueReset, ResetTo};
 pub use client::{Client, ClientBuilder};
 pub use consumer::allocation::{
     AllocateRoundRobin, Allocation, AllocationStrategy, Average, ByConfig, Sticky,

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use equeue_net::api::AckLevel;
-use equeue_record::{MessageId, Offset, QueueKey};
+use equeue_net::hidden;
+use equeue_record::{MessageId, Offset, QueueKey, system};
 
 /// A message to send. Everything is borrowed: its bytes are copied once, straight into the open batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -224,35 +225,46 @@ impl Received {
     pub fn id(&self) -> MessageId {
         MessageId { cluster_check: self.cluster_check, queue: self.queue_key, offset: self.offset }
     }
+
     /// Which attempt to handle it this is: 1, or more where it was handed back before.
     pub fn attempt(&self) -> u32 {
-        self.number("%attempt").map_or(1, |handed_back: u32| handed_back.saturating_add(1))
+        self.number(system::ATTEMPT).map_or(1, |handed_back: u32| handed_back.saturating_add(1))
     }
 
     /// The message that this one is a copy of, when it was handed back or became a dead letter.
     pub fn origin(&self) -> Option<Origin<'_>> {
         Some(Origin {
-            topic: self.broker_header("%origin-topic")?,
-            queue: self.number("%origin-queue")?,
-            offset: Offset(self.number("%origin-offset")?),
-            id: self.broker_header("%origin-id")?.parse().ok()?,
-            first_failed_ms: self.number("%first-failed-ms"),
-            last_failed_ms: self.number("%last-failed-ms"),
-            reason: self.broker_header("%reason").unwrap_or_default(),
+            topic: self.broker_header(system::ORIGIN_TOPIC)?,
+            queue: self.number(system::ORIGIN_QUEUE)?,
+            offset: Offset(self.number(system::ORIGIN_OFFSET)?),
+            id: self.broker_header(system::ORIGIN_ID)?.parse().ok()?,
+            first_failed_ms: self.number(system::FIRST_FAILED_MS),
+            last_failed_ms: self.number(system::LAST_FAILED_MS),
+            reason: self.broker_header(system::REASON).unwrap_or_default(),
         })
     }
 
     /// The topic that it was sent to, also when it comes again from the group's retry queue.
     pub fn sent_to(&self) -> &str {
-        self.broker_header("%origin-topic").unwrap_or(&self.topic)
+        self.broker_header(system::ORIGIN_TOPIC).unwrap_or(&self.topic)
     }
 
     /// Headers of the sender; those of the broker (`%...`) are left out.
     pub fn own_headers(&self) -> impl Iterator<Item = &Header> {
-        self.headers.iter().filter(|header| !header.name.starts_with('%'))
+        self.headers.iter().filter(|header| !system::is_system(&header.name))
     }
 
+    /// The id that a delayed message had from the start.
+    pub fn delayed_id(&self) -> Option<MessageId> {
+        let header = self.headers.iter().rfind(|header| &*header.name == system::ID)?;
+        std::str::from_utf8(header.value.as_deref()?).ok()?.parse().ok()
+    }
+
+    /// A header that is believed only where brokers alone put messages.
     fn broker_header(&self, name: &str) -> Option<&str> {
+        if !hidden::is_hidden(&self.topic) {
+            return None;
+        }
         let header = self.headers.iter().find(|header| *header.name == *name)?;
         std::str::from_utf8(header.value.as_deref()?).ok()
     }

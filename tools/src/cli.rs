@@ -8,6 +8,7 @@ use crate::cluster::ClusterCommand;
 use crate::config::ConfigCommand;
 use crate::connect::ClusterArgs;
 use crate::consume::ConsumeArgs;
+use crate::dlq::DlqCommand;
 use crate::doctor::DoctorArgs;
 use crate::group::GroupCommand;
 use crate::log::LogCommand;
@@ -57,6 +58,9 @@ pub(crate) enum Command {
     /// Look at consumer groups, move and delete them
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Look at the messages that a group failed to handle, give them to it again, forget them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Send messages: each line of stdin or of a file is one
     Produce(ProduceArgs),
     /// Print messages, and commit what was printed

@@ -9,6 +9,7 @@ mod cluster;
 mod config;
 mod connect;
 mod consume;
+mod dlq;
 mod doctor;
 mod failure;
 mod group;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topic(command) => block_on(topic::run(command, format)),
         Command::Queue(command) => block_on(queue::run(command, format)),
         Command::Group(command) => block_on(group::run(command, format)),
+        Command::Dlq(command) => block_on(dlq::run(command, format)),
         Command::Producers { cluster } => block_on(clients::list(clients::Kind::Producers, &cluster, format)),
         Command::Consumers { cluster } => block_on(clients::list(clients::Kind::Consumers, &cluster, format)),
         Command::BrokerStats { cluster } => block_on(clients::stats(&cluster, format)),

@@ -1,12 +1,13 @@
 //! `equeue message`: looks at single messages.
 
 use clap::Subcommand;
-use equeue_client::{Admin, Client, MessageId, Offset, Received};
+use equeue_client::{Admin, Client, Delayed, MessageId, Offset, Received};
 use equeue_net::api::OffsetAt;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::connect::{self, ClusterArgs};
+use crate::failure::Told;
 use crate::output::{Format, Output, Table};
 use crate::show::MessageLine;
 use crate::topic;
@@ -17,6 +18,14 @@ pub(crate) enum MessageCommand {
     /// Show the message of an id, as `produce` and `consume` print it
     Get {
         /// The id
+        id: MessageId,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Take back a delayed message that is not due yet
+    Cancel {
+        /// Its id, as `produce` prints it
         id: MessageId,
         /// Where
         #[command(flatten)]
@@ -54,6 +63,20 @@ pub(crate) enum MessageCommand {
 /// Runs one of the commands.
 pub(crate) async fn run(command: MessageCommand, format: Format) -> anyhow::Result<()> {
     match command {
+        MessageCommand::Get { id, cluster } if id.queue.is_delay_queue() => {
+            let client = cluster.client().await?;
+            let found = client.admin().delayed(&id).await.map_err(|error| cluster.explain(error))?;
+            client.close().await;
+            delayed(&id, found, "delivered or cancelled", format)
+        }
+        MessageCommand::Cancel { id, cluster } => {
+            let client = cluster.client().await?;
+            let found = client.admin().cancel_delayed(&id).await.map_err(|error| cluster.explain(error))?;
+            client.close().await;
+            let pending = found.is_some_and(|found| found.pending);
+            cancelled(&id, found, format)?;
+            if pending { Ok(()) } else { Err(Told.into()) }
+        }
         MessageCommand::Get { id, cluster } => {
             let client = cluster.client().await?;
             let found = client.admin().get_message(&id).await.map_err(|error| cluster.explain(error))?;
@@ -108,11 +131,59 @@ async fn one(
     output.flush()
 }
 
-fn line(message: &Received) -> MessageLine<'_> {
+/// A delayed message in JSON; it has no place before it is due.
+#[derive(serde::Serialize)]
+struct DelayedLine {
+    id: String,
+    pending: bool,
+    deliver_at_ms: Option<i64>,
+    queue: Option<u32>,
+    offset: Option<u64>,
+}
+
+impl DelayedLine {
+    fn new(id: &MessageId, found: Delayed) -> Self {
+        let Delayed { pending, due_ms } = found;
+        Self { id: id.to_string(), pending, deliver_at_ms: due_ms, queue: None, offset: None }
+    }
+}
+
+/// A delayed message that was asked for.
+fn delayed(id: &MessageId, found: Option<Delayed>, else_is: &str, format: Format) -> anyhow::Result<()> {
+    let found = found.ok_or_else(|| not_delayed(id))?;
+    let mut output = Output::stdout();
+    match (format, found.pending) {
+        (Format::Json, _) => output.json(&DelayedLine::new(id, found))?,
+        (Format::Table, true) => {
+            let due = found.due_ms.map_or_else(|| "at a time that cannot be read".to_owned(), instant);
+            output.line(format!("id      {id}\nstate   pending\ndue     {due}"))?;
+        }
+        (Format::Table, false) => output.line(format!("id      {id}\nstate   {else_is}"))?,
+    }
+    output.flush()
+}
+
+/// What became of taking a message back.
+fn cancelled(id: &MessageId, found: Option<Delayed>, format: Format) -> anyhow::Result<()> {
+    let found = found.ok_or_else(|| not_delayed(id))?;
+    let mut output = Output::stdout();
+    match (format, found.pending) {
+        (Format::Json, _) => output.json(&DelayedLine::new(id, found))?,
+        (Format::Table, true) => output.line(format!("message {id} is cancelled"))?,
+        (Format::Table, false) => output.line(format!("message {id} was delivered or cancelled before"))?,
+    }
+    output.flush()
+}
+
+fn not_delayed(id: &MessageId) -> anyhow::Error {
+    anyhow::anyhow!("{id} names no delayed message of this cluster, or its broker cannot be reached")
+}
+
+pub(crate) fn line(message: &Received) -> MessageLine<'_> {
     MessageLine { id: message.id().to_string(), message, in_full: true }
 }
 
-fn in_words(message: &Received, output: &mut Output) -> anyhow::Result<()> {
+pub(crate) fn in_words(message: &Received, output: &mut Output) -> anyhow::Result<()> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     output.line(format!("id      {}", message.id()))?;
     output.line(format!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use equeue_client::{Admin, BrokerResult, ClientError, Code};
+use equeue_net::hidden::is_hidden;
 use serde::Serialize;
 
 use crate::connect::{self, ClusterArgs};
@@ -221,7 +222,8 @@ fn merge_listings(answers: Vec<BrokerResult<Vec<equeue_net::api::TopicSnapshot>>
         let broker = answer.broker.to_string();
         match answer.result {
             Ok(snapshots) => {
-                for snapshot in snapshots {
+                // What brokers make for groups is shown with the groups.
+                for snapshot in snapshots.into_iter().filter(|topic| !is_hidden(&topic.name)) {
                     let listed = topics.entry(snapshot.name.clone()).or_default();
                     listed.name = snapshot.name;
                     listed.queues_live += snapshot.queues.len();

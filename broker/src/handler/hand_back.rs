@@ -145,7 +145,7 @@ impl Handing<'_> {
             marks.entry(item.queue).or_insert_with(|| self.marks(item.queue));
         }
         let messages = self.read(items, &marks, &mut outcomes).await;
-        if let Err(status) = self.make_topics(items, &messages).await {
+        if let Err(status) = self.make_topics(&messages).await {
             fail(&mut outcomes, status.code);
             return outcomes;
         }
@@ -241,23 +241,13 @@ impl Handing<'_> {
         Some(Origin { topic: Arc::clone(&topic.name), ordinal: catalog.queue(queue)?.ordinal })
     }
 
-    /// Makes the hidden topics that these messages need.
-    async fn make_topics(&self, items: &[&HandBackItem], messages: &[Option<Loaded>]) -> Result<(), Status> {
-        let (mut retry, mut dead) = (false, false);
-        for (item, message) in items.iter().zip(messages) {
-            let Some(message) = message else { continue };
-            match self.fate_of(item, message).map(|(_, fate)| fate) {
-                Some(Fate::Dead) => dead = true,
-                _ => retry = true,
-            }
+    /// Makes the group's hidden topics, both: whoever sends dead letters again needs the retry queue.
+    async fn make_topics(&self, messages: &[Option<Loaded>]) -> Result<(), Status> {
+        if messages.iter().all(Option::is_none) {
+            return Ok(());
         }
-        if retry {
-            topics::make_hidden(self.shard, &hidden::retry_topic(self.group)).await?;
-        }
-        if dead {
-            topics::make_hidden(self.shard, &hidden::dead_letter_topic(self.group)).await?;
-        }
-        Ok(())
+        topics::make_hidden(self.shard, &hidden::retry_topic(self.group)).await?;
+        topics::make_hidden(self.shard, &hidden::dead_letter_topic(self.group)).await
     }
 
     fn source<'o>(&self, item: &HandBackItem, origin: &'o Origin) -> Source<'o> {
@@ -268,13 +258,6 @@ impl Handing<'_> {
             id: MessageId { cluster_check, queue: item.queue, offset: item.offset },
             is_retry: *origin.topic == *hidden::retry_topic(self.group),
         }
-    }
-
-    fn fate_of(&self, item: &HandBackItem, message: &Loaded) -> Option<(u32, Fate)> {
-        let origin = self.origin(item.queue)?;
-        let record = Record::from_encoded(&message.encoded, item.offset, message.base_create_time_ms).ok()?;
-        let attempt = attempt_of(&self.source(item, &origin), &record);
-        Some((attempt, fate(attempt, self.attempts_max)))
     }
 
     /// The group's queue in this log for messages of this fate.

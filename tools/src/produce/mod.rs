@@ -49,6 +49,9 @@ pub(crate) struct ProduceArgs {
     /// File to read instead of stdin
     #[arg(long)]
     file: Option<PathBuf>,
+    /// Consumers see the messages only after so long
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    delay: Option<Duration>,
     /// How long a message may wait for its acknowledgement, a broker that is away included
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = timeout)]
     timeout: Duration,
@@ -177,6 +180,7 @@ impl Sending<'_> {
             body: Some(body),
             ..Message::default()
         };
+        let message = self.args.delay.map_or(message, |delay| message.delay(delay));
         let deadline = Instant::now() + self.args.timeout;
         loop {
             let Err(error) = self.producer.enqueue_with(&message, line).await else { return Ok(()) };

@@ -54,8 +54,9 @@ struct AcknowledgedLine<'a> {
     line: u64,
     id: String,
     broker: &'a str,
-    queue: u32,
-    offset: u64,
+    /// Null for a delayed message: it has no place before it is due.
+    queue: Option<u32>,
+    offset: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -133,8 +134,8 @@ impl Writer {
                 line,
                 id: receipt.id().to_string(),
                 broker: &receipt.broker,
-                queue: receipt.queue,
-                offset: receipt.offset.0,
+                queue: receipt.place().map(|(queue, _)| queue),
+                offset: receipt.place().map(|(_, offset)| offset.0),
             }),
             (Format::Json, Outcome::Failed(error)) => self.output.json_line(&FailedLine { line, error }),
             (Format::Table, Outcome::Acknowledged(_)) => Ok(()),

@@ -3,6 +3,7 @@
 mod basics;
 mod bench;
 mod config;
+mod delayed;
 mod doctor;
 mod harness;
 mod messages;
