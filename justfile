@@ -76,6 +76,20 @@ bench: release
     target/release/equeue bench both --verify
     target/release/equeue bench latency
 
+# Every goal of docs/performance.md, as a table of medians; a quiet machine is wanted.
+bench-goals runs="5" *cases: release
+    bench/goals/run {{ runs }} {{ cases }}
+
+# Work per message (instructions, system calls, bytes written, allocations) against bench/check/baseline.json.
+bench-check *args: release
+    cargo build --release -p equeue-bench --example work
+    bench/check/run {{ args }}
+
+# Beside NATS JetStream, in one run on this machine.
+bench-peers rounds="3": release
+    cargo build --release --manifest-path bench/peers/Cargo.toml
+    bench/peers/run {{ rounds }}
+
 # Fuzzes one target of a crate (record, net, storage) for some seconds; needs cargo-fuzz. The stable toolchain will do.
 fuzz crate target seconds="60":
     cd {{ crate }} && cargo fuzz run --sanitizer none --target-dir ../target/fuzz {{ target }} -- -max_total_time={{ seconds }}

@@ -65,6 +65,17 @@ pub fn process_io_of(pid: Pid) -> Option<(u64, u64)> {
     disk_bytes(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
 }
 
+/// Most memory that a process held at once (resident), bytes; `None` when it is gone.
+#[must_use]
+pub fn process_memory_peak_of(pid: Pid) -> Option<u64> {
+    peak_bytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn peak_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 fn disk_bytes(io: &str) -> Option<(u64, u64)> {
     let field = |name: &str| {
         let value = io.lines().find_map(|line| line.strip_prefix(name))?;
@@ -185,6 +196,8 @@ mod tests {
         assert_eq!(disk_bytes(io), Some((4096, 8192)));
         assert_eq!(disk_bytes("read_bytes: 1\n"), None);
         assert!(process_io_of(Pid::this()).is_some());
+        assert_eq!(peak_bytes("Name: x\nVmHWM:\t    12 kB\n"), Some(12_288));
+        assert!(process_memory_peak_of(Pid::this()) > Some(4096));
     }
 
     #[test]

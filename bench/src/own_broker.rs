@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine::{self, process_cpu_ns_of, process_io_of};
+use crate::machine::{self, process_cpu_ns_of, process_io_of, process_memory_peak_of};
 use crate::scratch::Scratch;
 
 /// How long the broker may take until it is ready.
@@ -154,6 +154,11 @@ impl OwnBroker {
     /// Bytes read from and written to disk so far.
     pub(crate) fn disk_bytes(&self) -> (u64, u64) {
         self.used().disk_bytes
+    }
+
+    /// Most memory that the present process held at once, bytes.
+    pub(crate) fn memory_peak_bytes(&self) -> Option<u64> {
+        process_memory_peak_of(self.pid())
     }
 
     fn used(&self) -> Used {

@@ -73,6 +73,8 @@ impl<'a> Bench<'a> {
         self.stand.progress.finish();
         let mut report = figures::report(self.kind, self.args, config, outcome?, self.warnings.clone());
         report.environment = self.environment.clone();
+        report.broker_memory_peak_bytes =
+            self.stand.meter.own().and_then(|broker| broker.memory_peak_bytes());
         Ok(report)
     }
 

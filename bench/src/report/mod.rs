@@ -73,6 +73,8 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// CPU time of everything else on this machine in the measured time: it was not there for broker and generator.
     pub others_cpu_seconds: Option<f64>,
+    /// Most memory that the broker held at once; `null` when it does not tell.
+    pub broker_memory_peak_bytes: Option<u64>,
     /// What the broker read from and wrote to disk in the measured time; `null` when it does not tell.
     pub disk: Option<Disk>,
     /// What consumers received while producers sent (both, latency).
@@ -178,6 +180,7 @@ impl Report {
             corrupted: None,
             errors: BTreeMap::new(),
             others_cpu_seconds: None,
+            broker_memory_peak_bytes: None,
             disk: None,
             consumed: None,
             runs: Vec::new(),

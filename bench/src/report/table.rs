@@ -66,6 +66,9 @@ impl Report {
             lines.push(("broker CPU", self.per_cpu_second(seconds)));
         }
         lines.push(("generator CPU", self.per_cpu_second(self.client_cpu_seconds)));
+        if let Some(peak) = self.broker_memory_peak_bytes {
+            lines.push(("broker memory", format!("{} MB at the most", whole(as_f64(peak) / 1e6))));
+        }
         if let Some(disk) = &self.disk {
             let mb = |bytes: u64| whole(as_f64(bytes) / 1e6);
             let written = format!("{} MB written, {} MB read", mb(disk.write_bytes), mb(disk.read_bytes));
