@@ -12,6 +12,8 @@ use futures::future::LocalBoxFuture;
 pub const CLOCK_JUMP_MS_MAX: i64 = 3_600_000;
 /// Difference between two clocks, from one look to the next, that is drift and no jump.
 const CLOCK_DRIFT_MS_MAX: i64 = 5_000;
+/// Time that a clock is given to be set after a start at which all messages look too old.
+const PATIENCE_MS: i64 = 600_000;
 /// A segment that has used up this share of its limit is near its end: whoever has a backlog in it is warned.
 const NEAR_PERCENT: u64 = 90;
 
@@ -152,6 +154,7 @@ impl RetentionAdvisor for NoAdvisor {
 /// Notices that the clock of people jumped, by comparing it with one that never does.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClockWatch {
+    first: Option<i64>,
     last: Option<(i64, i64)>,
     jumped_ms: i64,
 }
@@ -160,7 +163,8 @@ impl ClockWatch {
     /// Looks at both clocks; tells whether the clock of people is to be believed. One that jumped is believed again
     /// once it has jumped back.
     pub(crate) fn look(&mut self, wall_ms: i64, uptime: Duration) -> bool {
-        let up_ms = i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX);
+        let up_ms = to_ms(uptime);
+        self.first.get_or_insert(up_ms);
         if let Some((last_wall, last_up)) = self.last.replace((wall_ms, up_ms)) {
             let jump = wall_ms.saturating_sub(last_wall).saturating_sub(up_ms.saturating_sub(last_up));
             if jump.saturating_abs() > CLOCK_DRIFT_MS_MAX {
@@ -168,6 +172,11 @@ impl ClockWatch {
             }
         }
         self.is_believed()
+    }
+
+    /// Whether the first look was only a moment ago, so that the clock may not be set yet.
+    pub(crate) fn is_young(&self, uptime: Duration) -> bool {
+        self.first.is_none_or(|first| to_ms(uptime).saturating_sub(first) < PATIENCE_MS)
     }
 
     /// See [`ClockWatch::look`].
@@ -179,6 +188,10 @@ impl ClockWatch {
     pub(crate) const fn jumped_ms(&self) -> i64 {
         self.jumped_ms
     }
+}
+
+fn to_ms(uptime: Duration) -> i64 {
+    i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

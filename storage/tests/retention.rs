@@ -396,6 +396,75 @@ fn segments_go_by_age_but_not_when_the_clock_jumped() {
 }
 
 #[test]
+fn a_clock_that_is_far_ahead_at_the_start_is_given_time() {
+    let io = MemoryIo::new(11).with_dir("/data");
+    let machine = io.clone();
+    io.run(async move {
+        let (io, stored) = (machine, Stored::default());
+        let log = open(&io).await;
+        for round in 0..4 {
+            fill(&log, &stored, round).await;
+        }
+        log.close().await.unwrap();
+        io.jump_wall_ms(10_000 * HOUR_MS);
+        let log = open(&io).await;
+        io.sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.retain(&by_age(48), &NoAdvisor).await.unwrap().segments, 0);
+        io.sleep(Duration::from_mins(11)).await;
+        assert!(log.retain(&by_age(48), &NoAdvisor).await.unwrap().segments > 0, "it was meant");
+        log.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+/// Appends again whatever goes, as long as it may.
+struct Carrier {
+    log: Log,
+    carried: Cell<u64>,
+}
+
+impl RetentionAdvisor for Carrier {
+    fn first_unconsumed(&self, _: QueueKey) -> Option<Offset> {
+        None
+    }
+
+    fn carry_forward<'a>(&'a self, leaving: &'a [Leaving]) -> LocalBoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async move {
+            for one in leaving {
+                let start = self.log.bounds(one.queue).unwrap().start;
+                for _ in start.0..one.before.0 {
+                    let appended = self.log.append(one.queue, batch(&[&vec![9; 40_000]]))?;
+                    self.log.wait_durable(appended.ticket).await?;
+                    self.carried.set(self.carried.get() + 1);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_pass_does_not_follow_what_it_carries_forward() {
+    let io = MemoryIo::new(12).with_dir("/data");
+    let machine = io.clone();
+    io.run(async move {
+        let (io, stored) = (machine, Stored::default());
+        let log = open(&io).await;
+        for round in 0..4 {
+            fill(&log, &stored, round).await;
+        }
+        io.sleep(Duration::from_secs(1)).await;
+        let carrier = Carrier { log: log.clone(), carried: Cell::new(0) };
+        let segments = log.stats().segments_kept as u64;
+        let done = log.retain(&keep(1), &carrier).await.unwrap();
+        assert!(done.segments > 0 && done.segments < segments, "{done:?} of {segments}");
+        assert!(carrier.carried.get() <= 80, "each message once");
+        log.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_full_disk_frees_itself_where_the_policy_says_so() {
     let io = MemoryIo::new(5).with_dir("/data");
     let machine = io.clone();

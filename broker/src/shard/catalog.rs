@@ -105,7 +105,9 @@ async fn store(shard: &Shard, entries: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Resul
         value: value.map(Bytes::from),
     };
     let ticket = host.log.append_atomic(entries.into_iter().map(part).collect())?;
-    host.log.wait_durable(ticket).await
+    host.log.wait_durable(ticket).await?;
+    // Other logs hold queues under these keys: they must not outlive what is said here.
+    host.log.wait_synced().await
 }
 
 /// What a client is told when an entry could not be stored.

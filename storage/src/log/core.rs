@@ -185,7 +185,7 @@ pub(super) struct Core<I: Io> {
 impl<I: Io> Core<I> {
     /// What a replay found, standing at the beginning of an empty log.
     pub(super) fn new(dir: &Path, log: LogId, options: LogOptions, mut replay: Replay) -> Self {
-        replay.bury();
+        replay.settle();
         Self {
             log,
             dir: dir.to_owned(),

@@ -225,6 +225,12 @@ impl<I: Io> CommitLog<I> {
         self.inner.tickets.until(ticket, outcome).await
     }
 
+    /// Resolves when everything acknowledged by now is synced: at once, unless syncs come at intervals. For what another
+    /// log, or the world, relies on.
+    pub async fn wait_synced(&self) -> Result<(), AppendError> {
+        self.until_synced().await
+    }
+
     /// Durable state entries: value of a key. Only durable values are seen.
     pub fn state(&self, key: &[u8]) -> Option<Bytes> {
         self.inner.core.borrow().state.get(key).cloned()

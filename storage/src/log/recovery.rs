@@ -244,6 +244,14 @@ impl<I: Io> Survey<I> {
     }
 }
 
+impl<I: Io> Core<I> {
+    /// The OPEN of this life, if there must be one, is durable.
+    fn is_open(&self) -> bool {
+        let opening = self.in_flight.iter().any(|flight| flight.header.kind == FlushKind::Open);
+        self.stage != Stage::Opening && self.open_body.is_none() && !opening
+    }
+}
+
 impl<I: Io> CommitLog<I> {
     /// Starts the tasks; ends when the log can serve.
     async fn serve(&self) -> Result<(), OpenError> {
@@ -262,14 +270,12 @@ impl<I: Io> CommitLog<I> {
                     source: io::Error::other(reason.to_string()),
                 }));
             }
-            let opening = core.in_flight.iter().any(|flight| flight.header.kind == FlushKind::Open);
-            let is_open = core.stage == Stage::Running && core.open_body.is_none() && !opening;
-            (is_open || core.disk_full).then_some(Ok(()))
+            (core.is_open() || core.disk_full).then_some(Ok(()))
         };
         self.inner.work.until(ready).await?;
         self.begin_indexing();
         // On a full disk OPEN is not written yet: the old end may still be asked for.
-        let is_open = self.inner.core.borrow().active.is_some();
+        let is_open = self.inner.core.borrow().is_open();
         if is_open {
             self.inner.io.spawn(self.clone().give_back_tails());
         }

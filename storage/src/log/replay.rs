@@ -29,6 +29,8 @@ pub(crate) struct Replay {
     pub(super) kept: Position,
     /// Runs of the segment that is being replayed.
     pub(super) segment_runs: usize,
+    /// Where queues begin, from facts.
+    starts: FastMap<QueueKey, Offset>,
     /// Queues that are no more. Their keys are never used again.
     dead: Vec<QueueKey>,
     /// Gaps walked over, and the offsets found missing behind them.
@@ -63,6 +65,7 @@ impl Replay {
             newest_snapshot: None,
             older_snapshot: None,
             kept: Position(0),
+            starts: FastMap::default(),
             dead: Vec::new(),
             segment_runs: 0,
             gaps_met: 0,
@@ -74,8 +77,11 @@ impl Replay {
         }
     }
 
-    /// The replay is over: queues that are no more are forgotten.
-    pub(super) fn bury(&mut self) {
+    /// The replay is over: queues begin where they do, and those that are no more are forgotten.
+    pub(super) fn settle(&mut self) {
+        for (queue, start) in std::mem::take(&mut self.starts) {
+            self.queues.raise_start(queue, start);
+        }
         let dead = std::mem::take(&mut self.dead);
         for queue in &dead {
             self.queues.remove(*queue);
@@ -127,7 +133,11 @@ impl Replay {
 
     fn fact(&mut self, fact: Fact) {
         match fact {
-            Fact::Start(queue, start) => self.queues.merge(queue, start, start),
+            // The queue itself may come later, in a snapshot.
+            Fact::Start(queue, start) => {
+                let known = self.starts.entry(queue).or_default();
+                *known = start.max(*known);
+            }
             Fact::Kept(position) => self.kept = self.kept.max(position),
             // A slice that was built before this was durable may still know the queue.
             Fact::Dead(queue) => self.dead.push(queue),

@@ -96,6 +96,8 @@ pub(super) struct Retiring {
     pub(super) gone: std::collections::VecDeque<Segment>,
     /// Index files without a segment were looked for.
     swept: bool,
+    /// It was said that retention by age waits for the clock.
+    told_patience: bool,
     /// Somebody was warned of the backlog in segments up to here.
     warned_to: Position,
     warned_at_ms: Option<u64>,
@@ -157,11 +159,17 @@ impl<I: Io> CommitLog<I> {
         advisor: &dyn RetentionAdvisor,
     ) -> Result<Retained, RetainError> {
         let mut done = Retained::default();
-        self.inner.core.borrow_mut().stats.retention_blocked = false;
+        // What is carried forward is written behind: a pass must not follow it for ever.
+        let begun_at = {
+            let mut core = self.inner.core.borrow_mut();
+            core.stats.retention_blocked = false;
+            core.durable_end
+        };
         loop {
             let oldest = {
                 let core = self.inner.core.borrow();
-                core.segments.oldest_closed().map(|(oldest, _)| *oldest).filter(|_| !core.stops())
+                let oldest = core.segments.oldest_closed().map(|(oldest, _)| *oldest);
+                oldest.filter(|oldest| oldest.header.end() <= begun_at && !core.stops())
             };
             let Some(oldest) = oldest else { return Ok(done) };
             let standing = self.standing(policy).await?;
@@ -210,11 +218,17 @@ impl<I: Io> CommitLog<I> {
                     "the clock jumped by more than an hour: no segment goes by its age until the clock is set right or the broker is restarted");
             }
         }
+        let is_patient = core.clock.is_young(uptime)
+            && policy.age_ms.is_some_and(|age| wall_ms.saturating_sub(core.last_time_ms) > age);
+        if is_patient && !std::mem::replace(&mut core.retiring.told_patience, true) {
+            tracing::warn!(log = %core.log, newest_ms = core.last_time_ms, now_ms = wall_ms,
+                "by the clock all messages are too old: in case it is not set yet, none goes by its age for ten minutes");
+        }
         Ok(Standing {
             segments: core.segments.len(),
             bytes: core.stored_bytes(),
             oldest_ms,
-            now_ms: is_believed.then_some(wall_ms),
+            now_ms: (is_believed && !is_patient).then_some(wall_ms),
             disk_free,
             disk_full: core.disk_full,
         })
@@ -271,11 +285,16 @@ impl<I: Io> CommitLog<I> {
         }
         self.tell_lost(segment, &backlog);
         for some in leaving.chunks(QUEUES_PER_TURN) {
-            let starts: Vec<_> = some.iter().map(|one| Fact::Start(one.queue, one.before)).collect();
+            let starts: Vec<_> = {
+                let core = self.inner.core.borrow();
+                // One that was removed meanwhile must not be spoken of again.
+                let known = some.iter().filter(|one| core.queues.get(one.queue).is_some());
+                known.map(|one| Fact::Start(one.queue, one.before)).collect()
+            };
             self.store(&starts).await?;
         }
         self.store(&[Fact::Kept(segment.header.end())]).await?;
-        self.wait_synced().await?;
+        self.until_synced().await?;
         let mut core = self.inner.core.borrow_mut();
         if let Some(gone) = core.segments.retire() {
             core.retiring.gone.push_back(gone);
@@ -413,7 +432,11 @@ impl<I: Io> CommitLog<I> {
             let spare = self.inner.dir.join(prep_name(position.0));
             let renamed = self.inner.io.rename(&path, &spare).await;
             renamed.map_err(|source| RetainError::Io { path, action: "renaming", source })?;
-            self.sync_folder().await?;
+            if let Err(error) = self.sync_folder().await {
+                // Its old name may come back with a crash: it cannot be used again.
+                let _ = self.inner.io.remove(&spare).await;
+                return Err(error);
+            }
             self.inner.core.borrow_mut().spare = Some(gone.header);
             return Ok(());
         }

@@ -231,27 +231,32 @@ impl<I: Io> CommitLog<I> {
                 core.segments.iter().find(ended).copied().filter(|_| may)
             };
             let Some(segment) = ended else { return };
-            let stored_bytes = match self.give_back_tail(&segment).await {
-                Ok(stored_bytes) => stored_bytes,
-                Err(error) => {
-                    tracing::debug!(segment = %segment.header.position, %error, "the unused end of a segment stays");
-                    return;
-                }
-            };
-            if let Some(known) = self.inner.core.borrow_mut().segments.at_mut(segment.header.position) {
-                known.stored_bytes = stored_bytes;
+            // Before it is begun: a segment that is retired meanwhile must not be used again.
+            let begin = segment.end.0.next_multiple_of(BLOCK_BYTES) - segment.header.position.0;
+            if !self.set_stored_bytes(&segment, begin) {
+                continue;
+            }
+            if let Err(error) = self.give_back_tail(&segment, begin).await {
+                tracing::debug!(segment = %segment.header.position, %error, "the unused end of a segment stays");
+                self.set_stored_bytes(&segment, segment.header.bytes);
+                return;
             }
         }
     }
 
-    /// Gives the bytes that are left.
-    async fn give_back_tail(&self, segment: &Segment) -> std::io::Result<u64> {
+    /// Notes what a segment takes on disk; `false` when it is retired.
+    fn set_stored_bytes(&self, segment: &Segment, stored_bytes: u64) -> bool {
+        let mut core = self.inner.core.borrow_mut();
+        let known = core.segments.at_mut(segment.header.position);
+        known.map(|known| known.stored_bytes = stored_bytes).is_some()
+    }
+
+    async fn give_back_tail(&self, segment: &Segment, begin: u64) -> std::io::Result<()> {
         let path = self.inner.dir.join(segment_name(segment.header.position));
         let file = self.inner.io.open(&path, Access::ReadWrite).await?;
-        let begin = segment.end.0.next_multiple_of(BLOCK_BYTES) - segment.header.position.0;
         let given = file.give_back(begin, segment.header.bytes - begin).await;
         let closed = file.close().await;
-        given.and(closed).map(|()| begin)
+        given.and(closed)
     }
 
     /// Writes the index files of sealed segments that have none, oldest first, unless that is going on already.

@@ -119,7 +119,7 @@ impl<I: Io> CommitLog<I> {
     }
 
     /// Resolves when everything that is acknowledged now is synced.
-    pub(super) async fn wait_synced(&self) -> Result<(), AppendError> {
+    pub(super) async fn until_synced(&self) -> Result<(), AppendError> {
         let target = self.inner.core.borrow().durable_end;
         let outcome = || {
             let core = self.inner.core.borrow();

@@ -144,6 +144,8 @@ pub async fn reuse_segment<I: Io>(
 ) -> Result<I::File, PrepareError> {
     let temporary = dir.join(prep_name(retired.0));
     let file = io.open(&temporary, Access::ReadWrite).await.map_err(failed(&temporary, "opening"))?;
+    // Nothing to do when all its blocks are there; where some are not, the space must be found now and not by a flush.
+    file.preallocate(header.bytes).await.map_err(failed(&temporary, "reserving space"))?;
     write_header(io, &file, header).await.map_err(failed(&temporary, "writing the header"))?;
     file.sync().await.map_err(failed(&temporary, "syncing"))?;
     let path = dir.join(segment_name(header.position));
