@@ -101,10 +101,10 @@ fn each_bit_of_a_segment_is_noticed_or_harmless() {
                 Err(_) => damage += 1,
                 Ok(flushes) => {
                     assert!(whole.starts_with(&flushes), "bit {bit}: only what was written, in order");
-                    let lost = whole.len() - flushes.len();
+                    let gone = whole.len() - flushes.len();
                     // Nothing is left that could tell of the last flush: the marker of the orderly stop.
-                    assert!(lost <= 1, "bit {bit}: {lost} flushes lost in silence");
-                    if lost == 0 { harmless += 1 } else { cut += 1 }
+                    assert!(gone <= 1, "bit {bit}: {gone} flushes lost in silence");
+                    if gone == 0 { harmless += 1 } else { cut += 1 }
                 }
             }
         }

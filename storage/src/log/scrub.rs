@@ -264,7 +264,9 @@ mod tests {
         };
         let sum = |entries: &[Entry]| {
             let mut sum = EntrySum::default();
-            entries.iter().for_each(|entry| sum.add(entry));
+            for entry in entries {
+                sum.add(entry);
+            }
             sum
         };
         let (one, two) = (entry(1, 2), entry(2, 1));

@@ -209,7 +209,7 @@ fn quarantine(plan: &mut Plan, subject: &Subject) -> Result<(), RepairError> {
                 previous_end: subject.previous_end(at),
                 next_salt: None,
             };
-            plan.parts.push(gap_before(&subject.foot(at, index), &lead).map_err(unwritable)?);
+            plan.parts.push(gap_before(&subject.foot(at, index), &lead).map_err(|error| unwritable(&error))?);
             plan.loss.ranges.push((at, sound.from));
         }
         plan.parts.push(Part::Copy(sound.from, sound.to));
@@ -232,13 +232,13 @@ fn quarantine(plan: &mut Plan, subject: &Subject) -> Result<(), RepairError> {
         (Ending::Sealed, Some((link, salt))) => {
             let resume = Some((subject.header.end(), link.unwrap_or(Chain::START)));
             let lead = Lead { resume, previous_end, next_salt: Some(salt) };
-            plan.parts.push(gap_before(&foot, &lead).map_err(unwritable)?);
+            plan.parts.push(gap_before(&foot, &lead).map_err(|error| unwritable(&error))?);
             plan.end = subject.header.end();
         }
         (Ending::At(end), Some((link, _))) => {
             let lead =
                 Lead { resume: Some((end, link.unwrap_or(Chain::START))), previous_end, next_salt: None };
-            plan.parts.push(gap_before(&foot, &lead).map_err(unwritable)?);
+            plan.parts.push(gap_before(&foot, &lead).map_err(|error| unwritable(&error))?);
             plan.end = end;
         }
         _ => end_with_gap(plan, subject, foot, previous_end)?,
@@ -304,14 +304,14 @@ fn end_with_gap(
     plan.end = foot.position;
     // A segment that is prepared behind it is in the way; else this one may become longer than it was.
     let limit = subject.after.position.unwrap_or(Position(u64::MAX));
-    let end =
-        tail(foot, previous_end, &subject.found.replay.queues, limit, &mut plan.parts).map_err(unwritable)?;
+    let end = tail(foot, previous_end, &subject.found.replay.queues, limit, &mut plan.parts)
+        .map_err(|error| unwritable(&error))?;
     let needed = (end.0 - plan.header.position.0).next_multiple_of(SEGMENT_BYTES_MIN);
     plan.header.bytes = plan.header.bytes.max(needed);
     Ok(())
 }
 
-fn unwritable(error: Damage) -> RepairError {
+fn unwritable(error: &Damage) -> RepairError {
     RepairError::Refused(error.to_string())
 }
 
