@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::broker::{Broker, Phase};
 use crate::config::{StorageMode, SyncPolicy};
 use crate::process;
-use crate::stats::{BUCKETS_US, Figure, LogStats, ShardStats};
+use crate::stats::{BUCKETS_US, Figure, Histogram, LogStats, ShardStats};
 
 /// The registry.
 pub(crate) struct Metrics {
@@ -44,6 +44,9 @@ struct BrokerCollector {
 type ShardRow = (&'static str, &'static str, fn(&ShardStats) -> &Figure);
 /// A metric of each log.
 type LogRow = (&'static str, &'static str, fn(&LogStats) -> &Figure);
+
+/// A histogram of each log.
+type HistogramRow = (&'static str, &'static str, fn(&LogStats) -> &Histogram);
 
 /// Only grow. `_total` is added by the encoder.
 const SHARD_COUNTERS: &[ShardRow] = &[
@@ -169,6 +172,18 @@ pub(crate) fn totals(broker: &Broker) -> impl Iterator<Item = (&'static str, u64
     of_shards.chain(of_logs)
 }
 
+/// How long something took, by log.
+const LOG_HISTOGRAMS: &[HistogramRow] = &[
+    ("equeue_durable_wait_seconds", "From the arrival of a Produce request to its durability", |l| {
+        &l.durable_wait
+    }),
+    (
+        "equeue_delay_late_seconds",
+        "From when a delayed message was due to the append that delivered it",
+        |l| &l.delay_late,
+    ),
+];
+
 impl Collector for BrokerCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for row in SHARD_COUNTERS {
@@ -183,7 +198,7 @@ impl Collector for BrokerCollector {
         for row in LOG_GAUGES {
             self.log_row(&mut encoder, row, MetricType::Gauge)?;
         }
-        self.durable_wait(&mut encoder)?;
+        self.histograms(&mut encoder)?;
         self.process(&mut encoder)
     }
 }
@@ -222,25 +237,22 @@ impl BrokerCollector {
         Ok(())
     }
 
-    fn durable_wait(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric = encoder.encode_descriptor(
-            "equeue_durable_wait_seconds",
-            "From the arrival of a Produce request to its durability",
-            None,
-            MetricType::Histogram,
-        )?;
-        for (log, stats) in self.logs() {
-            let (counts, sum_us) = stats.durable_wait.read();
-            let bounds = BUCKETS_US.iter().map(|us| seconds(*us)).chain([f64::MAX]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-            let labels = [("log", log)];
-            let mut family = metric.encode_family(&labels)?;
-            family.encode_histogram::<[(&str, &str); 0]>(
-                seconds(sum_us),
-                counts.iter().sum(),
-                &buckets,
-                None,
-            )?;
+    fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, which) in LOG_HISTOGRAMS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (log, stats) in self.logs() {
+                let (counts, sum_us) = which(stats).read();
+                let bounds = BUCKETS_US.iter().map(|us| seconds(*us)).chain([f64::MAX]);
+                let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+                let labels = [("log", log)];
+                let mut family = metric.encode_family(&labels)?;
+                family.encode_histogram::<[(&str, &str); 0]>(
+                    seconds(sum_us),
+                    counts.iter().sum(),
+                    &buckets,
+                    None,
+                )?;
+            }
         }
         Ok(())
     }
