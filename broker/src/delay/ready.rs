@@ -96,7 +96,8 @@ impl Ready {
     }
 }
 
-fn cost(loaded: &Loaded) -> usize {
+/// Bytes that a loaded message is counted with.
+pub(super) fn cost(loaded: &Loaded) -> usize {
     loaded.encoded.len() + OVERHEAD
 }
 

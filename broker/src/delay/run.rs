@@ -25,15 +25,26 @@ use crate::shard::catalog::remove_entries;
 use crate::shard::state::{LogHost, Shard};
 
 /// Messages come to the ready list so long before they are due, ms.
-const AHEAD_MS: i64 = 3_000;
+const AHEAD_MS: i64 = 6_000;
+/// Bytes are read for all of them once the first one without is due so soon, ms. The messages of a pass lie anywhere, so a
+/// pass may read all that waits: the more messages it is for, the less that costs each.
+const PASS_AHEAD_MS: i64 = 2_000;
+/// Shortest time between two passes. A message that comes later and is due sooner is read when it is due: it is recent.
+const PASS_EVERY: Duration = Duration::from_millis(1_500);
 /// Messages on the ready list.
 const READY_MAX: usize = 128 << 10;
-/// Bytes of messages read ahead of time.
-const AHEAD_BYTES_MAX: usize = 32 << 20;
-/// Messages read in one go.
-const LOAD_MAX: usize = 8192;
+/// Bytes that a message is thought to take before any was read.
+const MEAN_BYTES_FIRST: usize = 1_500;
+/// Time between two looks at whether a pass is due.
+const PASS_LOOK: Duration = Duration::from_millis(50);
+/// Bytes of messages read ahead of time; an eighth of the broker's memory where that is less.
+const AHEAD_BYTES_MAX: usize = 64 << 20;
+/// Messages read in one pass.
+const LOAD_MAX: usize = 64 << 10;
 /// Bytes read in one go for messages that are due already.
 const LATE_BYTES_MAX: usize = 4 << 20;
+/// Messages read in one go that are due already.
+const LATE_MAX: usize = 4096;
 /// Messages of one append.
 const DELIVERY_MAX: usize = 4096;
 /// Appends on their way.
@@ -137,25 +148,44 @@ async fn find_in(shard: &Shard, host: &LogHost, mut part: Unread) -> bool {
 /// Reads the bytes of messages that are due soon, in the order in which they lie in the log.
 async fn load_ahead(shard: Rc<Shard>, place: usize) {
     let Some(host) = shard.logs.get(place) else { return };
+    let memory = shard.broker.config.memory.limit.as_usize() / 8 / usize::from(shard.broker.logs.max(1));
+    let bytes_max = AHEAD_BYTES_MAX.min(memory);
+    let mut mean_bytes = MEAN_BYTES_FIRST;
     while goes_on(&shard, host) {
-        let (wanted, room) = {
-            let table = host.delay.table.borrow();
-            let room = AHEAD_BYTES_MAX.saturating_sub(table.ready.loaded_bytes());
-            let wanted: Vec<Waiting> = table.ready.bare().take(LOAD_MAX).copied().collect();
-            (wanted, room)
-        };
-        if wanted.is_empty() {
+        let first_ms = host.delay.table.borrow().ready.bare().next().map(|waiting| waiting.due_ms);
+        let Some(first_ms) = first_ms else {
             host.delay.to_load.wait().await;
-        } else if room == 0 || load_some(&shard, host, wanted, room).await == 0 {
-            shard.io.sleep(10 * PAUSE).await;
+            continue;
+        };
+        if first_ms <= shard.io.wall_ms() + PASS_AHEAD_MS {
+            // As many as there is room for, by what they took so far: those that are due first.
+            let (wanted, is_all) = {
+                let table = host.delay.table.borrow();
+                let room = bytes_max.saturating_sub(table.ready.loaded_bytes()) / mean_bytes;
+                let wanted: Vec<Waiting> = table.ready.bare().take(room.min(LOAD_MAX)).copied().collect();
+                (wanted, room > 0 && table.ready.bare().nth(room.min(LOAD_MAX)).is_none())
+            };
+            if !wanted.is_empty() {
+                let (loaded, bytes) = load_some(&shard, host, wanted, bytes_max).await;
+                if let Some(mean) = bytes.checked_div(loaded) {
+                    mean_bytes = mean.max(1);
+                }
+            }
+            shard.io.sleep(if is_all { PASS_EVERY } else { 2 * PASS_LOOK }).await;
         } else {
-            shard.io.yield_now().await;
+            shard.io.sleep(PASS_LOOK).await;
         }
     }
 }
 
-/// Reads messages until they are more than `bytes_max` bytes; tells how many were read or given up.
-async fn load_some(shard: &Shard, host: &LogHost, mut wanted: Vec<Waiting>, bytes_max: usize) -> usize {
+/// Reads messages until they are more than `bytes_max` bytes; tells how many were read or given up, and the bytes that
+/// they take.
+async fn load_some(
+    shard: &Shard,
+    host: &LogHost,
+    mut wanted: Vec<Waiting>,
+    bytes_max: usize,
+) -> (usize, usize) {
     wanted.sort_unstable_by_key(|waiting| (waiting.queue, waiting.offset));
     let (mut loaded, mut bytes) = (0, 0);
     for of_queue in wanted.chunk_by(|one, next| one.queue == next.queue) {
@@ -171,7 +201,7 @@ async fn load_some(shard: &Shard, host: &LogHost, mut wanted: Vec<Waiting>, byte
         for (waiting, result) in read {
             match result {
                 Ok(message) => {
-                    bytes += message.encoded.len();
+                    bytes += super::ready::cost(&message);
                     table.ready.load(waiting, message);
                 }
                 Err(error) if table.waits(&waiting) => {
@@ -182,7 +212,7 @@ async fn load_some(shard: &Shard, host: &LogHost, mut wanted: Vec<Waiting>, byte
             }
         }
     }
-    loaded
+    (loaded, bytes)
 }
 
 fn tell_stuck(shard: &Shard, target: QueueKey, waiting: Waiting, error: &dyn std::fmt::Display) {
@@ -250,9 +280,10 @@ impl Deliverer<'_> {
     }
 
     async fn round(&mut self, now_ms: i64) -> Round {
+        let late = self.load_late(now_ms).await;
         let due = self.choose(now_ms);
         if due.is_empty() {
-            return self.load_late(now_ms).await;
+            return late;
         }
         let delivery = {
             let table = self.host.delay.table.borrow();
@@ -288,13 +319,13 @@ impl Deliverer<'_> {
         let wanted: Vec<Waiting> = {
             let table = self.host.delay.table.borrow();
             let late = table.ready.bare().take_while(|waiting| waiting.due_ms <= now_ms);
-            late.take(DELIVERY_MAX).copied().collect()
+            late.take(LATE_MAX).copied().collect()
         };
         if wanted.is_empty() {
             return Round::Nothing;
         }
         match load_some(self.shard, self.host, wanted, LATE_BYTES_MAX).await {
-            0 => Round::Pause(PAUSE),
+            (0, _) => Round::Pause(PAUSE),
             _ => Round::Delivered,
         }
     }
