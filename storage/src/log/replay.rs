@@ -135,6 +135,7 @@ impl Replay {
         match fact {
             // The queue itself may come later, in a snapshot.
             Fact::Start(queue, start) => {
+                self.queues.raise_start(queue, start);
                 let known = self.starts.entry(queue).or_default();
                 *known = start.max(*known);
             }
