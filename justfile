@@ -69,6 +69,10 @@ powercut-null rounds="5": release
 diskfull rounds="3": release
     cargo run --release -p equeue-torture -- diskfull --rounds {{ rounds }}
 
+# Members of groups that join, leave, die and pause, and brokers that restart, with the oracle.
+churn seconds="600" rate="50000": release
+    cargo run --release -p equeue-torture -- churn --seconds {{ seconds }} --rate {{ rate }}
+
 # The standard measurements; each starts a broker of its own.
 bench: release
     target/release/equeue bench storage

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::churn::ChurnArgs;
+use crate::churn::member::MemberArgs;
 use crate::disk::Fs;
 
 /// Tortures the release binary `equeue` under load and proves that nothing acknowledged is lost.
@@ -42,6 +44,11 @@ pub(crate) enum Command {
     Powercut(PowercutArgs),
     /// Fill its disk, then free it again
     Diskfull(DiskfullArgs),
+    /// Let members of groups join, leave, die and pause, and brokers restart
+    Churn(ChurnArgs),
+    /// A member of a churn
+    #[command(hide = true)]
+    ChurnMember(MemberArgs),
 }
 
 /// What all runs have in common.

@@ -8,6 +8,7 @@
 //!   (both pure); [`journal`]: the same on disk, for people;
 //! - [`load`]: producers and consumers that go on through every fault;
 //! - [`child`], [`servers`]: the processes under test; [`disk`]: images whose power can be cut;
+//! - [`churn`]: members of groups that come, go, die and pause, with an oracle of its own;
 //! - [`campaign`]: lives, rounds and faults; [`report`]: the result.
 //!
 //! **Invariants**: the oracle's knowledge lies outside the directory that is tortured; a check that could not be made
@@ -15,6 +16,7 @@
 
 mod campaign;
 mod child;
+mod churn;
 mod cli;
 mod content;
 mod disk;
@@ -43,6 +45,11 @@ const SKIPPED: u8 = 77;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    match &cli.command {
+        Command::Churn(args) => return conclude(churn_on(churn::run(args))),
+        Command::ChurnMember(args) => return conclude(churn_on(churn::member::run(args)).map(|()| true)),
+        _ => {}
+    }
     match run(&cli) {
         Ok(Outcome::Done(report)) => {
             let mut stdout = std::io::stdout().lock();
@@ -65,6 +72,28 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn conclude(passed: anyhow::Result<bool>) -> ExitCode {
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn churn_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(END_LIMIT);
+    outcome
 }
 
 /// How a run ended.
@@ -113,6 +142,7 @@ impl Plan {
             Command::Stop(run) => (run, Mode::Stop),
             Command::Powercut(arguments) => (&arguments.run, Mode::PowerCut(arguments.clone())),
             Command::Diskfull(arguments) => (&arguments.run, Mode::DiskFull(arguments.clone())),
+            Command::Churn(_) | Command::ChurnMember(_) => anyhow::bail!("churn has a plan of its own"),
         };
         let mut run = run.clone();
         // The child is started from other directories, and errors shall name it in full.
