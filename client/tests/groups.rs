@@ -183,6 +183,12 @@ async fn queues_are_paused_resumed_and_sought() {
     create(&client, "pause", 2).await;
     let producer = client.producer(ProducerOptions::default());
     let mut consumer = member(&client, options("pause", "g")).await;
+    let owning = async {
+        while consumer.positions().len() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    timeout(PATIENCE, owning).await.expect("both queues are granted");
     consumer.pause("pause", 0).expect("it is owned");
     for queue in [0, 1, 0, 1] {
         producer.send(&Message::new("pause", b"x").queue(queue)).await.expect("stored");

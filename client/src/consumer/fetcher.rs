@@ -15,7 +15,7 @@ use equeue_net::limits::{FETCH_ITEMS_MAX, TAG_HASHES_MAX};
 use equeue_net::{Code, Remedy};
 use equeue_record::{Offset, QueueKey, RecordError, split_first};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use super::cursor::Asked;
@@ -108,7 +108,7 @@ struct Loop {
     fetcher: Arc<Fetcher>,
     shared: Arc<Shared>,
     /// Queues that were refused, until when they are left out.
-    paused: HashMap<QueueKey, Instant>,
+    paused: HashMap<QueueKey, (Instant, Asked)>,
     /// Queues whose trouble the application was told: it is told once, until they are well again.
     told: HashSet<QueueKey>,
     backoff: Backoff,
@@ -160,7 +160,7 @@ impl Loop {
         loop {
             let room = self.shared.feed.room().await.min(self.shared.options.fetch_bytes_max);
             let now = Instant::now();
-            self.paused.retain(|_, until| *until > now);
+            self.paused.retain(|_, (until, _)| *until > now);
             let tracks = self.fetcher.tracks();
             let (request, asked) = self.request(&tracks, room);
             if !request.items.is_empty() {
@@ -194,9 +194,11 @@ impl Loop {
         let (front, back) = tracks.split_at_checked(begin).unwrap_or((tracks, &[]));
         for track in back.iter().chain(front).take(FETCH_ITEMS_MAX) {
             let key = track.home().key;
-            let Some((from, grant_epoch)) = track.ask().filter(|_| !self.paused.contains_key(&key)) else {
+            let Some((from, grant_epoch)) = track.ask() else { continue };
+            // What was refused is not asked for again at once, unless the queue goes on elsewhere by now.
+            if self.paused.get(&key).is_some_and(|(_, refused)| track.counts(*refused)) {
                 continue;
-            };
+            }
             let hashes = &track.topic.hashes;
             let (tags_start, tags_count) =
                 *tag_ranges.entry(Arc::clone(&track.topic.name)).or_insert_with(|| {
@@ -227,11 +229,24 @@ impl Loop {
     ) -> Result<Option<(FetchAnswer, Bytes, Wanted)>, ClientError> {
         let OnTheWay { asked, waiting, connection } = on_the_way;
         let patience = self.shared.options.wait_max + self.shared.pool.request_timeout();
-        let mut frame = std::pin::pin!(timeout(patience, waiting.frame()));
+        let mut coming = std::pin::pin!(timeout(patience, waiting.frame()));
+        // A queue that was left out is asked for again in time, whatever the others have.
+        let pause_over = self.paused.values().map(|(until, _)| *until).min();
+        let asks_again = async {
+            match pause_over {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
         let frame = tokio::select! {
             biased;
-            frame = &mut frame => frame,
-            () = self.fetcher.changed.notified() => match timeout(REPLACE_AFTER, frame).await {
+            answered = &mut coming => Some(answered),
+            () = self.fetcher.changed.notified() => None,
+            () = asks_again => None,
+        };
+        let frame = match frame {
+            Some(frame) => frame,
+            None => match timeout(REPLACE_AFTER, coming).await {
                 Ok(frame) => frame,
                 Err(_) => return Ok(None),
             },
@@ -319,7 +334,7 @@ impl Loop {
                     track.back(asked);
                     let (topic, queue) = (Arc::clone(&track.topic.name), track.ordinal);
                     self.tell(outcome.queue, &ClientError::Damaged { topic, queue, offset, source });
-                    self.paused.insert(outcome.queue, Instant::now() + REFUSED_PAUSE);
+                    self.paused.insert(outcome.queue, (Instant::now() + REFUSED_PAUSE, track.ask_again()));
                 }
             }
         }
@@ -390,7 +405,7 @@ impl Loop {
                 }
             },
         }
-        self.paused.insert(outcome.queue, Instant::now() + REFUSED_PAUSE);
+        self.paused.insert(outcome.queue, (Instant::now() + REFUSED_PAUSE, asked));
     }
 
     /// The offset wanted is not there; whether the queue goes on at another one.
@@ -403,7 +418,7 @@ impl Loop {
         self.shared.missed(lost);
         warn!(%topic, queue, %wanted, %start, %end, lost, going_on_at = %next, "the offset wanted is not there");
         if next < wanted {
-            track.turn_to(next);
+            track.rewind(next);
         } else if next > wanted {
             track.hand(asked, Item::Skipped(next), next);
         }

@@ -76,7 +76,7 @@ impl Membership {
         shared.client.routes.want(&shared.retry_topic());
         let patience = shared.pool.request_timeout();
         // Brokers that are away are asked for their ends when they are back.
-        let initial = timeout(patience, initial(&shared)).await.unwrap_or_default();
+        let initial = initial(&shared, patience).await;
         let (views, mut view) = watch::channel(None);
         let (orders, order) = mpsc::channel(1);
         let heart = tokio::spawn(member::run(Arc::clone(&shared), views)).abort_handle();
@@ -187,7 +187,7 @@ impl Drop for Membership {
 }
 
 /// The queues that are there now, and where they end if that is where to begin.
-async fn initial(shared: &Shared) -> Initial {
+async fn initial(shared: &Shared, patience: Duration) -> Initial {
     let homes = homes(&shared.topics, &shared.client.routes.load());
     let mut initial: Initial = homes.keys().map(|id| (id.clone(), None)).collect();
     if shared.options.start != StartAt::Last {
@@ -195,20 +195,23 @@ async fn initial(shared: &Shared) -> Initial {
     }
     let shards = by_shard(homes, |(_, home)| Arc::new(home.clone()));
     let asking = shards.into_iter().map(async |((broker, shard), queues)| {
-        let connection = shared.connect(&broker, shard).await?;
-        let items = queues.iter().map(|(_, home)| (home.key, OffsetAt::Last)).collect();
-        let answer = connection.call(&ListOffsets { items }).await?;
-        let ends: HashMap<_, _> = answer
-            .outcomes
-            .into_iter()
-            .filter(|outcome| outcome.code == Code::Ok)
-            .map(|outcome| (outcome.queue, outcome.offset))
-            .collect();
-        Ok::<Vec<(QueueId, Option<Offset>)>, ClientError>(
-            queues.into_iter().map(|(id, home)| (id, ends.get(&home.key).copied())).collect(),
-        )
+        timeout(patience, async {
+            let connection = shared.connect(&broker, shard).await?;
+            let items = queues.iter().map(|(_, home)| (home.key, OffsetAt::Last)).collect();
+            let answer = connection.call(&ListOffsets { items }).await?;
+            let ends: HashMap<_, _> = answer
+                .outcomes
+                .into_iter()
+                .filter(|outcome| outcome.code == Code::Ok)
+                .map(|outcome| (outcome.queue, outcome.offset))
+                .collect();
+            Ok::<Vec<(QueueId, Option<Offset>)>, ClientError>(
+                queues.into_iter().map(|(id, home)| (id, ends.get(&home.key).copied())).collect(),
+            )
+        })
+        .await
     });
-    initial.extend(join_all(asking).await.into_iter().flatten().flatten());
+    initial.extend(join_all(asking).await.into_iter().flatten().flatten().flatten());
     initial
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use equeue_net::limits::{NAME_BYTES_MAX, SUBSCRIPTIONS_MAX, TAG_HASHES_MAX};
+use equeue_net::limits::{NAME_BYTES_MAX, SUBSCRIPTION_TAGS_MAX, SUBSCRIPTIONS_MAX, TAG_HASHES_MAX};
 
 use super::allocation::{AllocationStrategy, Average};
 use super::events::AssignmentListener;
@@ -75,7 +75,7 @@ pub struct ConsumerOptions {
     pub prefetch_bytes: usize,
     /// Messages that may, over all queues (1,000,000).
     pub pending_messages_max: usize,
-    /// Bytes that may, of each queue (8 MiB).
+    /// Bytes that may, of each queue (4 MiB).
     pub queue_pending_bytes_max: usize,
     /// Messages that may, of each queue (10,000).
     pub queue_pending_messages_max: usize,
@@ -105,7 +105,7 @@ impl Default for ConsumerOptions {
             fetch_bytes_max: 1 << 20,
             prefetch_bytes: 8 << 20,
             pending_messages_max: 1_000_000,
-            queue_pending_bytes_max: 8 << 20,
+            queue_pending_bytes_max: 4 << 20,
             queue_pending_messages_max: 10_000,
             wait_max: Duration::from_secs(30),
             commit_interval: Some(Duration::from_secs(1)),
@@ -142,6 +142,9 @@ impl ConsumerOptions {
         }
         if self.topics.iter().map(|topic| topic.tags.len()).sum::<usize>() > TAG_HASHES_MAX {
             return wrong("topics", "more than 8192 tags");
+        }
+        if self.topics.iter().any(|topic| topic.tags.len() > SUBSCRIPTION_TAGS_MAX) {
+            return wrong("topics", "more than 64 tags of one topic");
         }
         let limits = [
             ("fetch_bytes_max", self.fetch_bytes_max),

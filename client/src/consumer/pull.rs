@@ -83,8 +83,7 @@ impl Consumer {
                 if let Some(next) = next {
                     batch.set_wanted(next);
                 }
-                if track.gives(life) == Gives::Now {
-                    track.set_delivered(life, batch.next_offset());
+                if track.gives(life) == Gives::Now && track.set_delivered(life, batch.next_offset()) {
                     self.note_delivered(&track);
                     return Ok(Some(batch));
                 }
@@ -216,9 +215,12 @@ impl Consumer {
             return;
         };
         let count = messages.len().min(max);
+        let next = messages.get(count).map_or_else(|| batch.next_offset(), |next| next.offset);
+        if !track.set_delivered(*life, next) {
+            self.drop_batch();
+            return;
+        }
         pulled.extend(messages.drain(..count));
-        let next = messages.front().map_or_else(|| batch.next_offset(), |next| next.offset);
-        track.set_delivered(*life, next);
         let track = Arc::clone(track);
         if messages.is_empty() {
             self.drop_batch();

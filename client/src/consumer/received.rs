@@ -17,6 +17,8 @@ pub struct ReceivedBatch {
     header: BatchHeader,
     /// First offset wanted: a batch may begin before it.
     wanted: Offset,
+    /// After the last offset wanted, where the rest was given out already.
+    until: Option<Offset>,
     memory: Decompressor,
 }
 
@@ -28,7 +30,7 @@ impl ReceivedBatch {
         if header.queue_key != home.key {
             return Err(RecordError::Field { field: "queue_key", value: header.queue_key.0 });
         }
-        Ok(Self { track, home, bytes, header, wanted, memory: Decompressor::new() })
+        Ok(Self { track, home, bytes, header, wanted, until: None, memory: Decompressor::new() })
     }
 
     /// Name of its topic.
@@ -68,7 +70,20 @@ impl ReceivedBatch {
 
     /// The offset after its last record.
     pub fn next_offset(&self) -> Offset {
-        self.header.next_offset()
+        self.until.unwrap_or_else(|| self.header.next_offset())
+    }
+
+    /// A part of it, to be given out again.
+    pub(super) fn part(&self, wanted: Offset, until: Offset) -> Self {
+        Self {
+            track: Arc::clone(&self.track),
+            home: Arc::clone(&self.home),
+            bytes: self.bytes.clone(),
+            header: self.header,
+            wanted,
+            until: Some(until),
+            memory: Decompressor::new(),
+        }
     }
 
     /// Its records in the order of offsets, from the first one wanted on; records that the tags leave out are missing.
@@ -77,10 +92,12 @@ impl ReceivedBatch {
     /// When compressed records cannot be unpacked; an item is an error when a record is malformed.
     pub fn records(&mut self) -> Result<impl Iterator<Item = Result<Record<'_>, RecordError>>, RecordError> {
         let view = BatchView::of_checked(&self.bytes)?;
-        let (wanted, topic) = (self.wanted, &self.track.topic);
+        let (wanted, until, topic) = (self.wanted, self.next_offset(), &self.track.topic);
         let records = view.records(&mut self.memory)?;
         Ok(records.filter(move |record| {
-            record.as_ref().map_or(true, |record| record.offset >= wanted && topic.wants(record.tag))
+            record
+                .as_ref()
+                .map_or(true, |record| (wanted..until).contains(&record.offset) && topic.wants(record.tag))
         }))
     }
 

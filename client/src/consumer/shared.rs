@@ -1,7 +1,7 @@
 //! What the handle and the background tasks of a consumer share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use equeue_net::hidden::retry_topic;
@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub committing: tokio::sync::Mutex<()>,
     /// Figures.
     pub counters: Counters,
+    /// The group's subscription is to be replaced still.
+    pub replaces: AtomicBool,
     /// Beats to the coordinator now.
     pub beat_soon: Notify,
     /// A queue that drains may be drained.
@@ -114,6 +116,7 @@ impl Shared {
             handled_by,
             committing: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            replaces: AtomicBool::new(options.replace_subscription),
             beat_soon: Notify::new(),
             drained: Notify::new(),
             signals,

@@ -101,10 +101,16 @@ struct State {
     listed: bool,
     /// Where the present life began.
     begun_at: Offset,
+    /// After everything that was taken from the buffer.
+    taken_to: Offset,
     delivered: Offset,
     progress: Progress,
     /// `None`: the group has no committed offset here, and even the start is worth a commit: it pins where it began.
     committed: Option<Offset>,
+    /// Messages that the queue waits for before they are tried again.
+    holds: std::collections::BTreeSet<Offset>,
+    /// How often they were tried.
+    attempts: std::collections::BTreeMap<Offset, u32>,
     /// Wakes the fetcher of the queue.
     fetcher: Option<Arc<Notify>>,
 }
@@ -141,9 +147,12 @@ impl Track {
             working: 0,
             listed: false,
             begun_at: start.offset,
+            taken_to: start.offset,
             delivered: start.offset,
             progress: Progress::from(start.offset),
             committed: start.committed,
+            holds: std::collections::BTreeSet::new(),
+            attempts: std::collections::BTreeMap::new(),
             fetcher: None,
         };
         Self {
@@ -216,6 +225,11 @@ impl Track {
         self.state().cursor.counts(asked)
     }
 
+    /// The course that the next fetch leaves on.
+    pub(crate) fn ask_again(&self) -> Asked {
+        self.state().cursor.ask()
+    }
+
     /// What was asked for and not handed on is asked for again.
     pub(crate) fn back(&self, asked: Asked) {
         let mut state = self.state();
@@ -245,11 +259,29 @@ impl Track {
     /// until [`Track::give_again`].
     pub(crate) fn take(&self, hold: bool) -> Option<(Item, u32, bool)> {
         let mut state = self.state();
-        let gives = state.phase == Phase::Live && !state.paused && self.lease.holds();
+        let gives =
+            state.phase == Phase::Live && !state.paused && state.holds.is_empty() && self.lease.holds();
         let Some(item) = gives.then(|| state.buffer.pop_front()).flatten() else {
             state.listed = false;
             return None;
         };
+        state.taken_to = state.taken_to.max(match &item {
+            Item::Batch(batch) => batch.next_offset(),
+            Item::Skipped(next) => *next,
+        });
+        if self.handled_by == HandledBy::Handlers {
+            // In the order of the queue, whatever the order in which workers begin: nothing is committed past it.
+            match &item {
+                Item::Batch(batch) => {
+                    state.progress.begin(batch.first_offset(), batch.next_offset());
+                    state.delivered = state.delivered.max(batch.next_offset());
+                }
+                Item::Skipped(next) => {
+                    state.progress.skip_to(*next);
+                    state.delivered = state.delivered.max(*next);
+                }
+            }
+        }
         let load = load_of(&item);
         let hold = hold && matches!(item, Item::Batch(_));
         let before = state.load();
@@ -289,6 +321,9 @@ impl Track {
             state.wake();
             !paused && state.list()
         };
+        if paused {
+            self.drop_ahead();
+        }
         self.list_if(list);
     }
 
@@ -302,7 +337,7 @@ impl Track {
         let state = self.state();
         if *self.life.borrow() != life || state.phase != Phase::Live {
             Gives::Never
-        } else if state.paused || !self.lease.holds() {
+        } else if state.paused || !state.holds.is_empty() || !self.lease.holds() {
             Gives::Later
         } else {
             Gives::Now
@@ -319,19 +354,28 @@ impl Track {
     pub(crate) fn put_back(self: &Arc<Self>, life: u32, batch: ReceivedBatch, load: Load) {
         {
             let mut state = self.state();
+            let before = state.load();
             if self.handled_by == HandledBy::Handlers {
                 state.at_work.take(load);
                 self.feed.unloaded(load);
             }
             state.listed = false;
             if *self.life.borrow() != life || state.phase != Phase::Live {
+                state.wake_fetcher(before, self.feed.limit_per_queue());
                 return;
             }
+            // Several may come back, in any order.
+            let first = batch.first_offset();
+            let behind = |item: &Item| match item {
+                Item::Batch(other) => other.first_offset() > first,
+                Item::Skipped(next) => *next > first,
+            };
+            let place = state.buffer.iter().position(behind).unwrap_or(state.buffer.len());
             let item = Item::Batch(batch);
             let load = load_of(&item);
             state.waiting.add(load);
             self.feed.loaded(load);
-            state.buffer.push_front(item);
+            state.buffer.insert(place, item);
         }
         // It may give again by now.
         if self.gives(life) == Gives::Now {
@@ -351,12 +395,14 @@ impl Track {
         self.state().delivered
     }
 
-    /// Everything before `next` was delivered, in this life.
-    pub(crate) fn set_delivered(&self, life: u32, next: Offset) {
+    /// Everything before `next` is delivered, in this life; whether it may be.
+    pub(crate) fn set_delivered(&self, life: u32, next: Offset) -> bool {
         let mut state = self.state();
-        if *self.life.borrow() == life {
+        let delivers = *self.life.borrow() == life && state.phase == Phase::Live;
+        if delivers {
             state.delivered = next;
         }
+        delivers
     }
 
     /// Everything delivered so far is handled.
@@ -366,31 +412,19 @@ impl Track {
         state.progress.skip_to(delivered);
     }
 
-    /// Nothing wanted lies before `next`: it counts as handled once what lies before it is.
-    pub(crate) fn skip_to(&self, life: u32, next: Offset) {
-        let mut state = self.state();
-        if *self.life.borrow() == life {
-            state.delivered = state.delivered.max(next);
-            state.progress.skip_to(next);
-        }
-    }
-
-    /// Handlers begin with this range; whether they may.
-    pub(crate) fn begin(&self, life: u32, first: Offset, end: Offset) -> bool {
+    /// A handler begins with a piece of what was taken; whether it may.
+    pub(crate) fn begin(&self, life: u32) -> bool {
         let mut state = self.state();
         let begins = *self.life.borrow() == life && state.phase == Phase::Live;
-        if begins {
-            state.progress.begin(first, end);
-            state.delivered = end;
-            state.working += 1;
-        }
+        state.working += usize::from(begins);
         begins
     }
 
     /// Handlers are done with these.
     pub(crate) fn done(&self, life: u32, first: Offset, end: Offset) {
+        let mut state = self.state();
         if *self.life.borrow() == life {
-            self.state().progress.done(first, end);
+            state.progress.done(first, end);
         }
     }
 
@@ -404,6 +438,12 @@ impl Track {
     /// Another piece of work goes on after the one that began it.
     pub(crate) fn works_on(&self) {
         self.state().working += 1;
+    }
+
+    /// Something goes on after the piece of work that it began in.
+    pub(crate) fn load_more(&self, load: Load) {
+        self.state().at_work.add(load);
+        self.feed.loaded(load);
     }
 
     /// Handlers have so much less of it.
@@ -444,21 +484,79 @@ impl Track {
 
     /// Goes on at another offset, in a new life; what waits is dropped and what is at work moves nothing any more.
     pub(crate) fn turn_to(&self, offset: Offset) {
+        self.turn(&mut self.state(), offset);
+    }
+
+    /// The queue ends before what was fetched of it: goes on there, or at what is not handled before it.
+    pub(crate) fn rewind(&self, end: Offset) {
         let mut state = self.state();
-        state.cursor.turn_to(offset);
-        state.progress = Progress::from(offset);
-        state.begun_at = offset;
-        state.delivered = offset;
-        self.new_life(&mut state);
-        state.wake();
+        let offset = state.progress.handled().min(end);
+        self.turn(&mut state, offset);
     }
 
     /// The group's offset was reset, under a new grant.
     pub(crate) fn reset(&self, offset: Offset, grant_epoch: u32) {
-        self.turn_to(offset);
         let mut state = self.state();
+        self.turn(&mut state, offset);
         state.grant_epoch = grant_epoch;
         state.committed = Some(offset);
+    }
+
+    fn turn(&self, state: &mut State, offset: Offset) {
+        state.progress = Progress::from(offset);
+        state.begun_at = offset;
+        state.taken_to = offset;
+        state.delivered = offset;
+        state.holds.clear();
+        self.new_life(state);
+        state.cursor.turn_to(offset);
+        state.wake();
+    }
+
+    /// What waits and cannot be given now is dropped, to be fetched again when it can: it must not stand in the way of
+    /// other queues.
+    pub(crate) fn drop_ahead(&self) {
+        let mut state = self.state();
+        let first = match state.buffer.front() {
+            None => return,
+            // A part that was put back.
+            Some(Item::Batch(batch)) => batch.first_offset().min(state.taken_to),
+            Some(Item::Skipped(_)) => state.taken_to,
+        };
+        self.drop_waiting(&mut state);
+        state.cursor.turn_to(first);
+    }
+
+    /// The queue waits for one of its messages, which was tried so often.
+    pub(crate) fn hold(
+        self: &Arc<Self>,
+        life: u32,
+        offset: Offset,
+        attempts: u32,
+        pause: std::time::Duration,
+    ) {
+        {
+            let mut state = self.state();
+            if *self.life.borrow() != life || state.phase != Phase::Live {
+                return;
+            }
+            state.holds.insert(offset);
+            state.attempts.insert(offset, attempts);
+        }
+        let track = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = track.life_over(life) => return,
+            }
+            track.state().holds.remove(&offset);
+            track.look_again();
+        });
+    }
+
+    /// How often a message was tried that its queue waits for; forgets it.
+    pub(crate) fn take_attempts(&self, offset: Offset) -> Option<u32> {
+        self.state().attempts.remove(&offset)
     }
 
     /// Delivers nothing more; whether there is nothing to wait for.
@@ -582,6 +680,15 @@ mod tests {
         Arc::new(track)
     }
 
+    /// As if a batch were taken and a handler began with it.
+    fn begin(track: &Arc<Track>, life: u32, first: u64, end: u64) -> bool {
+        let mut state = track.state();
+        state.progress.begin(Offset(first), Offset(end));
+        state.delivered = Offset(end);
+        drop(state);
+        track.begin(life)
+    }
+
     fn skip(track: &Arc<Track>, end: u64) -> bool {
         let (asked, epoch) = track.ask().expect("it is wanted");
         assert_eq!(epoch, 3);
@@ -592,7 +699,7 @@ mod tests {
     fn only_handled_messages_are_committed() {
         let track = track(Some(10), HandledBy::Calls);
         assert_eq!(track.to_commit(), None);
-        track.set_delivered(0, Offset(15));
+        assert!(track.set_delivered(0, Offset(15)));
         assert_eq!(track.to_commit(), None);
         track.handle_delivered();
         assert_eq!(track.to_commit(), Some((Offset(15), 3)));
@@ -608,12 +715,12 @@ mod tests {
     #[test]
     fn after_a_reset_the_old_handlers_move_nothing() {
         let track = track(Some(10), HandledBy::Handlers);
-        assert!(track.begin(0, Offset(10), Offset(12)));
+        assert!(begin(&track, 0, 10, 12));
         track.reset(Offset(4), 5);
         track.done(0, Offset(10), Offset(12));
         assert_eq!((track.handled(), track.delivered(), track.to_commit()), (Offset(4), Offset(4), None));
-        assert!(!track.begin(0, Offset(12), Offset(13)), "nor begin anything");
-        assert!(track.begin(1, Offset(4), Offset(6)));
+        assert!(!track.begin(0), "nor begin anything");
+        assert!(begin(&track, 1, 4, 6));
         track.done(1, Offset(4), Offset(6));
         assert_eq!(track.to_commit(), Some((Offset(6), 5)));
     }
@@ -622,7 +729,7 @@ mod tests {
     fn a_queue_that_drains_waits_for_its_handlers_and_gives_nothing() {
         let track = track(Some(10), HandledBy::Handlers);
         assert!(skip(&track, 11));
-        assert!(track.begin(0, Offset(11), Offset(12)));
+        assert!(begin(&track, 0, 11, 12));
         assert!(!track.drain());
         assert!(track.take(false).is_none() && track.ask().is_none());
         track.done(0, Offset(11), Offset(12));
@@ -635,13 +742,13 @@ mod tests {
     #[test]
     fn pulled_messages_are_drained_by_the_next_call_or_by_a_commit() {
         let by_calls = track(Some(10), HandledBy::Calls);
-        by_calls.set_delivered(0, Offset(12));
+        assert!(by_calls.set_delivered(0, Offset(12)));
         assert!(!by_calls.drain());
         by_calls.handle_delivered();
         assert!(by_calls.is_drained());
         let by_commits = track(Some(10), HandledBy::Commits);
         assert!(by_commits.is_drained());
-        by_commits.set_delivered(0, Offset(12));
+        assert!(by_commits.set_delivered(0, Offset(12)));
         by_commits.handle_delivered();
         assert!(!by_commits.drain());
         by_commits.set_committed(3, Offset(12));
@@ -655,6 +762,10 @@ mod tests {
         track.set_paused(true);
         assert!(track.take(false).is_none() && track.ask().is_none());
         track.set_paused(false);
+        // What waited was dropped and is fetched again.
+        assert!(track.take(false).is_none());
+        assert_eq!(track.ask().expect("it is wanted").0.offset, Offset(10));
+        assert!(skip(&track, 11));
         assert!(matches!(track.take(false), Some((Item::Skipped(Offset(11)), 0, false))));
         let topic = Arc::new(TopicFilter::new("t", Vec::new()));
         let home = Home { broker: "b".into(), shard: 0, key: QueueKey(1) };

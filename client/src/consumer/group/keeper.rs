@@ -158,6 +158,10 @@ impl Keeper {
         self.beats.retain(|_, beat| {
             beat.under_way || beat.last.is_some_and(|last| now.since(last) < 10 * BEAT_EVERY)
         });
+        // What waits for a lease that has lapsed must not stand in the way of others.
+        for track in self.shared.owned().values().filter(|track| !track.lease.holds()) {
+            track.drop_ahead();
+        }
         self.reach(now);
         if !*self.settled.borrow() && self.views.borrow().is_some() && self.ownership.is_settled() {
             self.settled.send_replace(true);

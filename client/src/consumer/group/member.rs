@@ -4,6 +4,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ pub(crate) async fn run(shared: Arc<Shared>, views: watch::Sender<Option<Arc<Vie
         }
         failing = outcome.is_err();
         if let Ok(answer) = outcome {
+            if answer.conflicts.is_empty() {
+                // Once it is the group's: said again after a pause it would undo what others have wished for since.
+                shared.replaces.store(false, Ordering::Relaxed);
+            }
             if answer.conflicts != conflicts {
                 conflicts.clone_from(&answer.conflicts);
                 for topic in &conflicts {
@@ -108,7 +113,7 @@ fn membership(shared: &Shared) -> Membership {
     let wanted = shared.options.topics.iter().map(|topic| Subscription {
         topic: topic.topic.clone(),
         tags: shared.tags_of(&topic.topic),
-        replace: shared.options.replace_subscription,
+        replace: shared.replaces.load(Ordering::Relaxed),
     });
     let retried = Subscription { topic: shared.retry_topic(), tags: Vec::new(), replace: false };
     Membership {

@@ -20,6 +20,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// Pause before a queue is asked for again that was given back or lost.
 const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 
+/// Pause before a queue is asked for again that was given up with a handler at work.
+const FENCED_PAUSE: Duration = Duration::from_secs(10);
+
 /// Name of a broker and number of a shard there.
 pub(crate) type Place = (Arc<str>, u16);
 
@@ -301,7 +304,8 @@ impl Ownership {
             }
         }
         for id in fenced {
-            self.given_back(&id, now);
+            // Not before the lease has ended: the handler may be at work still.
+            self.given_back(&id, now.plus(FENCED_PAUSE));
         }
         acts
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use equeue_net::api::{BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic};
 use equeue_net::hidden::is_hidden;
-use equeue_record::key_hash;
+use equeue_record::{QueueKey, key_hash};
 
 use super::super::allocation::{Allocation, AllocationStrategy};
 use super::super::filter::TopicFilter;
@@ -54,7 +54,7 @@ pub(crate) fn homes(topics: &[Arc<TopicFilter>], snapshot: &Snapshot) -> BTreeMa
         for place in &route.queues {
             let Some(entry) = place.entry.filter(|entry| entry.readable) else { continue };
             let home = Home { broker: Arc::clone(&place.broker), shard: entry.shard, key: entry.key };
-            homes.insert((Arc::clone(&topic.name), place.ordinal), home);
+            homes.insert((Arc::clone(&topic.name), number_of(&topic.name, place.ordinal, entry.key)), home);
         }
     }
     homes
@@ -90,24 +90,42 @@ pub(crate) fn share(
     share
 }
 
-/// The broker of each queue of a topic: from the coordinator's map; of a retry topic, which each broker makes for
+/// What a queue is known by in its topic. Queues of hidden topics are numbered through over the brokers that are alive, so
+/// that their ordinals shift when one comes or goes: they are known by their keys.
+fn number_of(topic: &str, ordinal: u32, key: QueueKey) -> u32 {
+    if is_hidden(topic) { u32::try_from((key.0 ^ (key.0 >> 32)) & 0xffff_ffff).unwrap_or(0) } else { ordinal }
+}
+
+/// The queues of a topic and their brokers: from the coordinator's map; of a retry topic, which each broker makes for
 /// itself, and where the coordinator knows none, from the routes.
-fn brokers_of(view: &View, topic: &str, snapshot: &Snapshot) -> Vec<String> {
+fn brokers_of(view: &View, topic: &str, snapshot: &Snapshot) -> Vec<(u32, String)> {
     match view.topics.get(topic) {
-        Some(known) if known.version > 0 && !is_hidden(topic) => known.map.clone(),
-        _ => snapshot.topics.get(topic).map_or_else(Vec::new, |route| {
-            route.queues.iter().map(|queue| String::from(&*queue.broker)).collect()
-        }),
+        Some(known) if known.version > 0 && !is_hidden(topic) => {
+            (0..).zip(known.map.iter().cloned()).collect()
+        }
+        _ => {
+            let queues = snapshot.topics.get(topic).into_iter().flat_map(|route| &route.queues);
+            let known = queues.filter_map(|queue| {
+                let number = number_of(topic, queue.ordinal, queue.entry?.key);
+                Some((number, String::from(&*queue.broker)))
+            });
+            let mut known: Vec<(u32, String)> = known.collect();
+            known.sort();
+            known
+        }
     }
 }
 
 /// The queues that may go to the same members, together: a member gets no queue of a broker that it cannot reach.
 /// Queues that nobody can reach are left out.
-fn classes<'a>(brokers: &[String], members: &[&'a GroupMember]) -> Vec<(Vec<&'a GroupMember>, Vec<u32>)> {
+fn classes<'a>(
+    brokers: &[(u32, String)],
+    members: &[&'a GroupMember],
+) -> Vec<(Vec<&'a GroupMember>, Vec<u32>)> {
     let mut classes: BTreeMap<Vec<bool>, Vec<u32>> = BTreeMap::new();
-    for (ordinal, broker) in (0_u32..).zip(brokers) {
+    for (ordinal, broker) in brokers {
         let reached = members.iter().map(|member| !member.unreachable.contains(broker)).collect();
-        classes.entry(reached).or_default().push(ordinal);
+        classes.entry(reached).or_default().push(*ordinal);
     }
     classes
         .into_iter()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use equeue_record::Offset;
 
+use super::super::feed::Load;
 use super::super::shared::Shared;
 use super::super::track::Track;
 use super::retry::{HandBackWish, Wishes};
@@ -23,6 +24,8 @@ pub(super) struct Piece {
     pub(super) track: Arc<Track>,
     pub(super) life: u32,
     pub(super) back: Wishes,
+    /// Bytes of a message, on average.
+    pub(super) bytes_each: usize,
     /// Of the message at work.
     pub(super) decision: Mutex<Option<(Offset, Decision)>>,
 }
@@ -66,7 +69,7 @@ impl Context {
 
     /// The handler returns, but the message is handled only when the [`Ack`] says so.
     pub fn detach(self) -> Ack {
-        self.piece.track.works_on();
+        self.piece.goes_on();
         self.decide(Decision::Detached);
         Ack { piece: self.piece, place: self.place, attempt: self.attempt, decided: false }
     }
@@ -99,9 +102,25 @@ impl Piece {
         delay: Option<Duration>,
         reason: String,
     ) {
-        self.track.works_on();
+        self.goes_on();
         let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, reason, told: false };
         self.back.send(wish);
+    }
+
+    /// A message is not settled with its piece: it counts as pending, and holds up the draining of its queue.
+    fn goes_on(&self) {
+        self.track.works_on();
+        self.track.load_more(self.load_of_one());
+    }
+
+    /// What went on is settled.
+    pub(super) fn settled(&self) {
+        self.track.unload(self.load_of_one());
+        self.worked();
+    }
+
+    const fn load_of_one(&self) -> Load {
+        Load { messages: 1, bytes: self.bytes_each }
     }
 
     /// A piece of work that held up the draining of the queue is over.
@@ -146,6 +165,6 @@ impl Drop for Ack {
                 "its acknowledgement was dropped".to_owned(),
             );
         }
-        self.piece.worked();
+        self.piece.settled();
     }
 }

@@ -1,5 +1,6 @@
 //! Handing messages back: one request at a time to each shard, with everything that has come up meanwhile.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,21 +15,23 @@ use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use super::PushOptions;
-use super::context::{Piece, Place};
+use super::context::{self, Piece};
 use crate::ClientError;
-use crate::retry::Backoff;
 use crate::routes::with_causes;
 
-use super::super::shared::{Shared, Signal, by_shard};
+use super::super::shared::{Shared, Signal};
 
-/// Longest pause before a request that failed is made again.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Pause before what was not taken is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Name of a broker and number of a shard there.
+type Place = (Arc<str>, u16);
 
 /// A message to be handed back.
 #[derive(Debug)]
 pub(super) struct HandBackWish {
     pub(super) piece: Arc<Piece>,
-    pub(super) place: Place,
+    pub(super) place: context::Place,
     /// The attempt that failed.
     pub(super) attempt: u32,
     /// Chosen by the handler.
@@ -62,66 +65,70 @@ pub(super) async fn run(
     mut wishes: mpsc::UnboundedReceiver<HandBackWish>,
     options: PushOptions,
 ) {
-    let mut waiting = Vec::new();
+    let mut waiting: HashMap<Place, Vec<HandBackWish>> = HashMap::new();
+    let mut busy: HashSet<Place> = HashSet::new();
     let mut at_work = FuturesUnordered::new();
     let mut open = true;
     while open || !at_work.is_empty() || !waiting.is_empty() {
-        if at_work.is_empty() && !waiting.is_empty() {
-            let shards =
-                by_shard(std::mem::take(&mut waiting), |wish: &HandBackWish| wish.piece.track.home());
-            at_work.extend(
-                shards.into_iter().map(|(place, wishes)| hand_back(&shared, place, wishes, &options)),
-            );
+        let free: Vec<Place> = waiting.keys().filter(|place| !busy.contains(*place)).cloned().collect();
+        for place in free {
+            let mut wishes = waiting.remove(&place).unwrap_or_default();
+            let rest = wishes.split_off(wishes.len().min(HAND_BACK_ITEMS_MAX));
+            if !rest.is_empty() {
+                waiting.insert(place.clone(), rest);
+            }
+            busy.insert(place.clone());
+            at_work.push(hand_back(&shared, place, wishes, &options));
         }
         tokio::select! {
             wish = wishes.recv(), if open => match wish {
-                Some(wish) => waiting.push(wish),
+                Some(wish) => put(&mut waiting, wish),
                 None => open = false,
             },
-            Some(()) = at_work.next(), if !at_work.is_empty() => {}
+            Some((place, again)) = at_work.next(), if !at_work.is_empty() => {
+                busy.remove(&place);
+                again.into_iter().for_each(|wish| put(&mut waiting, wish));
+            }
         }
     }
 }
 
-/// Hands messages back to one shard, until it has taken them or they are not ours any more.
+/// By where the queue lives now.
+fn put(waiting: &mut HashMap<Place, Vec<HandBackWish>>, wish: HandBackWish) {
+    let home = wish.piece.track.home();
+    waiting.entry((Arc::clone(&home.broker), home.shard)).or_default().push(wish);
+}
+
+/// Hands messages back to one shard, once; what it did not take, after a pause. Other shards go on meanwhile.
 async fn hand_back(
     shared: &Shared,
-    place: (Arc<str>, u16),
+    place: Place,
     mut wishes: Vec<HandBackWish>,
     options: &PushOptions,
-) {
-    let mut backoff = Backoff::new(PAUSE_MAX);
-    let mut told = false;
-    while !wishes.is_empty() {
-        wishes.retain(|wish| {
-            let over = wish.piece.track.is_over(wish.piece.life);
-            if over {
-                wish.piece.worked();
-            }
-            !over
-        });
-        let rest = wishes.split_off(wishes.len().min(HAND_BACK_ITEMS_MAX));
-        let mut again = match ask(shared, &place, &wishes, options).await {
-            Ok(outcomes) => settle(shared, wishes, outcomes),
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    warn!(broker = %place.0, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
-                }
-                wishes
-            }
-        };
-        let failed = !again.is_empty();
-        again.extend(rest);
-        wishes = again;
-        if failed {
-            sleep(backoff.pause()).await;
+) -> (Place, Vec<HandBackWish>) {
+    wishes.retain(|wish| {
+        let over = wish.piece.track.is_over(wish.piece.life) || !wish.piece.track.is_ours();
+        if over {
+            wish.piece.settled();
         }
+        !over
+    });
+    let again = match ask(shared, &place, &wishes, options).await {
+        Ok(outcomes) => settle(shared, wishes, outcomes),
+        Err(error) => {
+            warn!(broker = %place.0, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
+            wishes
+        }
+    };
+    if !again.is_empty() {
+        sleep(PAUSE).await;
     }
+    (place, again)
 }
 
 async fn ask(
     shared: &Shared,
-    place: &(Arc<str>, u16),
+    place: &Place,
     wishes: &[HandBackWish],
     options: &PushOptions,
 ) -> Result<Vec<HandBackOutcome>, ClientError> {
@@ -168,13 +175,13 @@ fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutc
                 counter.fetch_add(1, Ordering::Relaxed);
                 debug!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, attempt = outcome.attempt, dead = outcome.dead, reason = wish.reason, "handed back");
                 wish.piece.done(wish.place);
-                wish.piece.worked();
+                wish.piece.settled();
                 // The first message that comes back makes the retry queue.
                 shared.expect_retries();
             }
             Code::StaleEpoch => {
                 shared.signal(Signal::Stale(Arc::clone(&track), track.grant_epoch()));
-                wish.piece.worked();
+                wish.piece.settled();
             }
             code => {
                 if code.remedy() == Remedy::Fatal && !std::mem::replace(&mut wish.told, true) {

@@ -29,14 +29,12 @@ const PIECE_MESSAGES_MAX: u64 = 64;
 const PIECE_NS: u64 = 200_000;
 /// How often a long piece notes what was handled.
 const NOTE_EVERY: Duration = Duration::from_millis(100);
-/// How often a queue whose lease has lapsed is looked at.
-const LAPSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// A batch that is being worked on.
 struct Hand {
     track: Arc<Track>,
     life: u32,
-    batch: ReceivedBatch,
+    batch: Arc<ReceivedBatch>,
     /// Not given to a worker yet.
     messages: VecDeque<Received>,
     /// Where the next piece begins.
@@ -55,6 +53,9 @@ struct Cut {
     end: Offset,
     messages: Vec<Received>,
     load: Load,
+    /// Of a message, on average.
+    bytes_each: usize,
+    batch: Arc<ReceivedBatch>,
 }
 
 /// What became of a message.
@@ -64,6 +65,8 @@ enum Outcome {
     Elsewhere,
     /// It counts no more.
     Over,
+    /// Not now: the rest of the piece goes back to its queue.
+    Later,
 }
 
 /// What the workers share.
@@ -113,7 +116,7 @@ where
                     self.unpack(track, batch, life);
                     feed.pass_on();
                 }
-                Some(Taken::Skipped(track, life, next)) => track.skip_to(life, next),
+                Some(Taken::Skipped(..)) => {}
                 Some(Taken::Trouble(error)) => warn!(%error, "trouble with receiving"),
                 None => feed.wait().await,
             }
@@ -125,21 +128,19 @@ where
         let next = batch.first_offset();
         match batch.messages() {
             Ok(messages) if messages.is_empty() => {
-                track.skip_to(life, batch.next_offset());
+                track.done(life, next, batch.next_offset());
                 self.drop_hand(&track, all);
             }
             Ok(messages) => {
                 let bytes_each = all.bytes / all.messages.max(1);
-                let messages: VecDeque<Received> = messages.into();
+                let (messages, batch): (VecDeque<Received>, _) = (messages.into(), Arc::new(batch));
                 self.hands().push_back(Hand { track, life, batch, messages, next, bytes_each, load: all });
             }
             Err(error) => {
                 // Its checksum was right: whoever sent it made it so. The queue waits for an operator.
                 warn!(topic = %track.topic.name, queue = track.ordinal, offset = %next, %error, "a batch cannot be read; the queue is paused");
-                track.unload(all);
                 track.set_paused(true);
-                track.turn_to(next);
-                track.give_again();
+                track.put_back(life, batch, all);
             }
         }
     }
@@ -159,10 +160,9 @@ where
             match hand.track.gives(hand.life) {
                 Gives::Now => {}
                 Gives::Later | Gives::Never => {
-                    let Hand { track, life, mut batch, next, load, .. } = hands.pop_front()?;
+                    let Hand { track, life, batch, next, load, .. } = hands.pop_front()?;
                     drop(hands);
-                    batch.set_wanted(next);
-                    track.put_back(life, batch, load);
+                    track.put_back(life, batch.part(next, batch.next_offset()), load);
                     hands = self.hands();
                     continue;
                 }
@@ -176,7 +176,7 @@ where
             if more {
                 self.shared.feed.nudge();
             }
-            if cut.track.begin(cut.life, cut.first, cut.end) {
+            if cut.track.begin(cut.life) {
                 return Some(cut);
             }
             self.drop_hand(&cut.track, cut.load);
@@ -193,15 +193,16 @@ where
     }
 
     async fn work(&self, cut: Cut) {
-        let Cut { track, life, first, end, messages, load } = cut;
+        let Cut { track, life, first, end, messages, mut load, bytes_each, batch } = cut;
         let piece = Arc::new(Piece {
             shared: Arc::clone(&self.shared),
             track: Arc::clone(&track),
             life,
             back: self.back.clone(),
+            bytes_each,
             decision: Mutex::new(None),
         });
-        let (begin, count) = (Instant::now(), messages.len() as u64);
+        let (begin, count) = (Instant::now(), messages.len());
         let mut over = std::pin::pin!(track.life_over(life));
         // Handled, and not noted yet.
         let (mut clean, mut noted) = (first, begin);
@@ -209,8 +210,7 @@ where
         while let Some(message) = messages.next() {
             let place =
                 Place { offset: message.offset, end: messages.peek().map_or(end, |next| next.offset) };
-            let outcome = self.settle(&piece, place, message, over.as_mut()).await;
-            match outcome {
+            match self.settle(&piece, place, message, over.as_mut()).await {
                 Outcome::Done => {}
                 Outcome::Elsewhere => {
                     track.done(life, clean, place.offset);
@@ -221,6 +221,15 @@ where
                     clean = end;
                     break;
                 }
+                Outcome::Later => {
+                    track.done(life, clean, place.offset);
+                    clean = end;
+                    let left = messages.len() + 1;
+                    let rest = Load { messages: left, bytes: left * bytes_each };
+                    load.take(rest);
+                    track.put_back(life, batch.part(place.offset, end), rest);
+                    break;
+                }
             }
             if count > 1 && noted.elapsed() >= NOTE_EVERY {
                 track.done(life, clean, place.end);
@@ -228,7 +237,7 @@ where
             }
         }
         track.done(life, clean, end);
-        let taken = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX) / count.max(1);
+        let taken = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX) / (count as u64).max(1);
         let pace = self.pace_ns.load(Ordering::Relaxed);
         self.pace_ns.store(pace - pace / 8 + taken / 8, Ordering::Relaxed);
         track.unload(load);
@@ -238,74 +247,49 @@ where
         }
     }
 
-    /// Handles one message, if need be again and again.
+    /// Handles one message.
     async fn settle(
         &self,
         piece: &Arc<Piece>,
         place: Place,
         message: Received,
-        mut over: std::pin::Pin<&mut impl Future<Output = ()>>,
+        over: std::pin::Pin<&mut impl Future<Output = ()>>,
     ) -> Outcome {
+        let track = &piece.track;
+        match track.gives(piece.life) {
+            Gives::Now if !self.shared.feed.is_closed() => {}
+            Gives::Later if !self.shared.feed.is_closed() => return Outcome::Later,
+            _ => return Outcome::Over,
+        }
         let holds = self.options.on_error() == OnError::HoldQueue;
-        let mut attempt = message.attempt();
-        let mut message = Some(message);
-        loop {
-            if !self.may_start(piece).await {
-                return Outcome::Over;
+        let tried = if holds { track.take_attempts(place.offset) } else { None };
+        let attempt = tried.map_or_else(|| message.attempt(), |tried| tried.saturating_add(1));
+        let context = Context { piece: Arc::clone(piece), place, attempt };
+        let handling = AssertUnwindSafe((self.handler)(message, context)).catch_unwind();
+        let result = tokio::select! {
+            biased;
+            result = handling => result,
+            () = over => return Outcome::Over,
+        };
+        let (delay, reason) = match (piece.take_decision(place.offset), result) {
+            (Some(Decision::Detached), _) => return Outcome::Elsewhere,
+            (Some(Decision::RetryAfter(delay)), result) => (Some(delay), reason_of(result)),
+            (None, Ok(Ok(()))) => return Outcome::Done,
+            (None, Ok(Err(error @ HandlerError::Skip(_)))) => {
+                warn!(topic = %track.topic.name, queue = track.ordinal, offset = %place.offset, %error, "not handled");
+                return Outcome::Done;
             }
-            let context = Context { piece: Arc::clone(piece), place, attempt };
-            // Only what may have to be handled again here is kept: a clone costs a few counters.
-            let Some(now) = (if holds { message.clone() } else { message.take() }) else {
-                return Outcome::Over;
-            };
-            let handling = AssertUnwindSafe((self.handler)(now, context)).catch_unwind();
-            let result = tokio::select! {
-                biased;
-                result = handling => result,
-                () = over.as_mut() => return Outcome::Over,
-            };
-            let (delay, reason) = match (piece.take_decision(place.offset), result) {
-                (Some(Decision::Detached), _) => return Outcome::Elsewhere,
-                (Some(Decision::RetryAfter(delay)), result) => (Some(delay), reason_of(result)),
-                (None, Ok(Ok(()))) => return Outcome::Done,
-                (None, Ok(Err(error @ HandlerError::Skip(_)))) => {
-                    warn!(topic = %piece.track.topic.name, queue = piece.track.ordinal, offset = %place.offset, %error, "not handled");
-                    return Outcome::Done;
-                }
-                (None, result) => (None, reason_of(result)),
-            };
-            if !holds || attempt >= self.options.attempts_max {
-                piece.hand_back(place, attempt, delay, reason);
-                return Outcome::Elsewhere;
-            }
-            warn!(topic = %piece.track.topic.name, queue = piece.track.ordinal, offset = %place.offset, attempt, reason, "not handled; the queue waits for it");
-            let pause = delay.unwrap_or_else(|| self.options.pause_after(attempt));
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = over.as_mut() => return Outcome::Over,
-                () = self.given_up(piece) => return Outcome::Over,
-            }
-            attempt += 1;
+            (None, result) => (None, reason_of(result)),
+        };
+        if !holds || attempt >= self.options.attempts_max {
+            piece.hand_back(place, attempt, delay, reason);
+            return Outcome::Elsewhere;
         }
-    }
-
-    /// Whether a handler may start; waits while the lease has lapsed and may be renewed.
-    async fn may_start(&self, piece: &Piece) -> bool {
-        loop {
-            match piece.track.gives(piece.life) {
-                Gives::Now => return !self.shared.feed.is_closed(),
-                Gives::Never => return false,
-                Gives::Later if self.shared.feed.is_closed() => return false,
-                Gives::Later => tokio::time::sleep(LAPSED_PAUSE).await,
-            }
-        }
-    }
-
-    /// Resolves when the queue drains or the consumer stops: who waits to try again stops waiting.
-    async fn given_up(&self, piece: &Piece) {
-        while !self.shared.feed.is_closed() && piece.track.gives(piece.life) != Gives::Never {
-            tokio::time::sleep(LAPSED_PAUSE).await;
-        }
+        warn!(topic = %track.topic.name, queue = track.ordinal, offset = %place.offset, attempt, reason, "not handled; the queue waits for it");
+        // The queue gives nothing until then, and the worker goes on with others.
+        let pause = delay.unwrap_or_else(|| self.options.pause_after(attempt));
+        track.hold(piece.life, place.offset, attempt, pause);
+        Outcome::Later
     }
 
     fn hands(&self) -> MutexGuard<'_, VecDeque<Hand>> {
@@ -325,7 +309,16 @@ impl Hand {
             Load { messages: messages.len(), bytes: messages.len() * self.bytes_each }
         };
         self.load.take(load);
-        Cut { track: Arc::clone(&self.track), life: self.life, first, end: self.next, messages, load }
+        Cut {
+            track: Arc::clone(&self.track),
+            life: self.life,
+            first,
+            end: self.next,
+            messages,
+            load,
+            bytes_each: self.bytes_each,
+            batch: Arc::clone(&self.batch),
+        }
     }
 }
 
