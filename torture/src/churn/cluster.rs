@@ -235,39 +235,31 @@ impl Members {
     fn revive(&mut self, index: usize) -> anyhow::Result<()> {
         let Some(seat) = self.seats.get_mut(index) else { return Ok(()) };
         seat.due = None;
-        match &seat.process {
-            Some((process, life)) => {
-                if std::mem::replace(&mut seat.paused, false) {
-                    if let Some((_, resumed)) = self.diaries.get_mut(*life) {
-                        resumed.push(now_us());
-                    }
-                    signal(process, Signal::SIGCONT)?;
+        if let Some((process, life)) = &seat.process {
+            if std::mem::replace(&mut seat.paused, false) {
+                if let Some((_, resumed)) = self.diaries.get_mut(*life) {
+                    resumed.push(now_us());
                 }
+                signal(process, Signal::SIGCONT)?;
             }
-            None => {
-                let life = self.diaries.len();
-                let diary = self.directory.join(format!("member-{life}.diary"));
-                let log = std::fs::File::create(self.directory.join(format!("member-{life}.log")))?;
-                let program = std::env::current_exe().context("this program is not there")?;
-                let process = Command::new(program)
-                    .arg("churn-member")
-                    .args([
-                        "--nameserver",
-                        &self.nameserver.to_string(),
-                        "--name",
-                        &format!("member-{index}"),
-                    ])
-                    .args(["--topics", &self.topics.join(","), "--diary"])
-                    .arg(&diary)
-                    .stderr(log)
-                    .kill_on_drop(true)
-                    .spawn()
-                    .context("cannot start a member")?;
-                seat.process = Some((process, life));
-                seat.paused = false;
-                self.diaries.push((diary, Vec::new()));
-            }
+            return Ok(());
         }
+        let life = self.diaries.len();
+        let diary = self.directory.join(format!("member-{life}.diary"));
+        let log = std::fs::File::create(self.directory.join(format!("member-{life}.log")))?;
+        let program = std::env::current_exe().context("this program is not there")?;
+        let process = Command::new(program)
+            .arg("churn-member")
+            .args(["--nameserver", &self.nameserver.to_string(), "--name", &format!("member-{index}")])
+            .args(["--topics", &self.topics.join(","), "--diary"])
+            .arg(&diary)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start a member")?;
+        seat.process = Some((process, life));
+        seat.paused = false;
+        self.diaries.push((diary, Vec::new()));
         Ok(())
     }
 }

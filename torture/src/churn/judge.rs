@@ -80,9 +80,12 @@ fn handled_at_least_once(
     findings.handled.insert(name, handled.len());
 }
 
+/// When, which life, what.
+type Step = (i64, usize, What);
+
 /// Once a member has begun on a queue, the one before does not begin on it again without a new grant.
 fn one_owner_at_a_time(lives: &[Life], (group, name): (u8, &'static str), findings: &mut Findings) {
-    let mut queues: BTreeMap<(u32, u32), Vec<(i64, usize, What)>> = BTreeMap::new();
+    let mut queues: BTreeMap<(u32, u32), Vec<Step>> = BTreeMap::new();
     let counts = |event: &Event| match event.what {
         What::Began => event.direct,
         What::Assigned | What::GivenUp => true,

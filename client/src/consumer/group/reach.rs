@@ -50,6 +50,6 @@ mod tests {
         assert!(reach.unreachable(now.plus(Duration::from_secs(9))).is_empty());
         assert_eq!(reach.unreachable(now.plus(Duration::from_secs(10))).len(), 1);
         reach.answered("b");
-        assert!(reach.unreachable(now.plus(Duration::from_secs(60))).is_empty());
+        assert!(reach.unreachable(now.plus(Duration::from_mins(1))).is_empty());
     }
 }

@@ -87,7 +87,9 @@ pub(super) async fn run(
             },
             Some((place, again)) = at_work.next(), if !at_work.is_empty() => {
                 busy.remove(&place);
-                again.into_iter().for_each(|wish| put(&mut waiting, wish));
+                for wish in again {
+                    put(&mut waiting, wish);
+                }
             }
         }
     }
