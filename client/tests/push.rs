@@ -104,9 +104,9 @@ async fn sequential_handlers_keep_the_order_of_each_key_while_members_come_and_g
     for member in members {
         timeout(PATIENCE, member.stop()).await.expect("in time").expect("it commits");
     }
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     let mut repeated = 0;
-    for (key, numbers) in &*seen {
+    for (key, numbers) in &seen {
         // What is handled again is handled again in order: numbers never leave one out going forward.
         let mut reached = 0;
         for number in numbers {
@@ -215,8 +215,8 @@ async fn a_panic_is_a_failure_of_its_message_alone() {
     let client = ready(&cluster).await;
     create(&client, "panics", 1).await;
     send_keyed(&client, "panics", 1, 0, 10).await;
-    let handled: Arc<AtomicUsize> = Arc::default();
-    let count = Arc::clone(&handled);
+    let finished: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&finished);
     let handler = move |message: Received, context: Context| {
         let count = Arc::clone(&count);
         async move {
@@ -231,7 +231,7 @@ async fn a_panic_is_a_failure_of_its_message_alone() {
         ..PushOptions::default()
     };
     let consumer = start(&client, "panics", push, handler).await;
-    until("all", || handled.load(Ordering::SeqCst) == 10).await;
+    until("all", || finished.load(Ordering::SeqCst) == 10).await;
     timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
     assert_eq!(committed(&client, "panics").await, 10);
 }
@@ -273,7 +273,7 @@ async fn what_fails_comes_again_without_holding_its_queue_and_dies_in_the_end() 
     until("the asked one", || seen.lock().unwrap().get("5 5").is_some_and(|attempts| attempts.len() == 2))
         .await;
     timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     assert_eq!(seen.len(), 200);
     assert_eq!(seen["3 3"], [1, 2, 3]);
     assert_eq!(seen["7 7"], [1, 2, 3]);
