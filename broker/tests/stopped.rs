@@ -85,7 +85,7 @@ fn a_broker_that_was_stopped_for_15_seconds_changes_no_grant() {
     let granted = grant(&mut owner, generation, queue);
     assert_eq!(granted.code, Code::Ok);
 
-    let pid = Pid::from_raw(child.0.id() as i32);
+    let pid = Pid::from_raw(i32::try_from(child.0.id()).unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
     std::thread::sleep(STOPPED); // longer than lease and session together
     // What lies in the sockets when it goes on: the wish comes first.
