@@ -149,7 +149,7 @@ impl Grant {
 
     /// A member wants the queue.
     pub fn ask(&mut self, member: u128, generation: u64, now_ms: u64, rules: Rules) -> Ask {
-        if generation < self.newest.at(now_ms) {
+        if member == 0 || generation < self.newest.at(now_ms) {
             return Ask::Stale;
         }
         self.newest.hear(generation, now_ms, rules);
@@ -200,10 +200,11 @@ impl Grant {
     /// Whether what a member does under an epoch counts. A lease that has ended counts until somebody else is granted
     /// the queue.
     pub fn check(&self, member: u128, grant_epoch: u32, rules: Rules) -> EpochCheck {
-        if !rules.check_epochs || (self.record.member == member && self.record.grant_epoch == grant_epoch) {
+        let owns = member != 0 && self.record.member == member;
+        if !rules.check_epochs || (owns && self.record.grant_epoch == grant_epoch) {
             return EpochCheck::Current;
         }
-        let older = self.record.member == member && grant_epoch < self.record.grant_epoch;
+        let older = owns && grant_epoch < self.record.grant_epoch;
         if older && self.record.committed.is_some() { EpochCheck::Reset } else { EpochCheck::Stale }
     }
 
@@ -422,6 +423,16 @@ mod tests {
         assert_eq!(grant.beat(A, 1, 1, 1, RULES), Beat::Reset { grant_epoch: 2, offset: Offset(20) });
         assert_eq!(grant.beat(A, 2, 1, 1, RULES), Beat::Kept);
         assert!(matches!(grant.commit((A, 2), Offset(30), BOUNDS, 1, RULES), CommitDecision::Store(_)));
+    }
+
+    #[test]
+    fn nobody_owns_nothing() {
+        let mut grant = Grant::default();
+        granted(&mut grant, A, 1, 0);
+        grant.release((A, 1), None, BOUNDS, RULES);
+        assert_eq!(grant.ask(0, 1, 1, RULES), Ask::Stale);
+        assert_eq!(grant.check(0, 1, RULES), EpochCheck::Stale);
+        assert_eq!(grant.beat(0, 1, 1, 1, RULES), Beat::Lost);
     }
 
     #[test]

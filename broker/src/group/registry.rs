@@ -11,6 +11,10 @@ use std::sync::Arc;
 use equeue_net::api::{GroupHeartbeat, GroupMember, MemberState, Membership, Subscription};
 use equeue_net::limits::{GROUP_MEMBERS_MAX, GROUPS_MAX, SUBSCRIPTIONS_MAX};
 
+/// How long the members of a group that came from another coordinator, or survived a restart of this one, are waited
+/// for: three of their heartbeats.
+const GATHER_MS: u64 = 3_000;
+
 /// A client in its present start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
@@ -45,6 +49,10 @@ struct Group {
     generation: u64,
     /// The newest generation that a member told.
     known: u64,
+    /// The newest of them that `generation` was made after.
+    heard: u64,
+    /// Members of before the coordinator started, or changed, are waited for until then.
+    gathers_until_ms: u64,
     /// Counts changes.
     changes: u64,
     /// The changes that `generation` stands for.
@@ -117,12 +125,21 @@ impl Registry {
             return Joined::Full;
         }
         let group = self.groups.entry(Arc::from(beat.group.as_str())).or_default();
+        if group.members.is_empty() && beat.generation > 0 {
+            group.gathers_until_ms = now_ms + GATHER_MS;
+        }
         group.known = group.known.max(beat.generation);
         let joined = group.join(member, beat.hash, told, link, now_ms);
         if group.members.is_empty() {
             self.groups.remove(beat.group.as_str());
         }
         joined
+    }
+
+    /// The group is new here but its members were members before: the others are about to come back, so nobody is told a
+    /// generation without them yet.
+    pub fn gathers(&self, group: &str, now_ms: u64) -> bool {
+        self.groups.get(group).is_some_and(|group| now_ms < group.gathers_until_ms)
     }
 
     /// Compares the versions of the group's topic maps with those told last; any number that differs with the map does.
@@ -139,7 +156,9 @@ impl Registry {
     /// What needs a new generation before anything is told; `None`: nothing.
     pub fn unsettled(&self, group: &str) -> Option<Change> {
         let group = self.groups.get(group)?;
-        let is_settled = group.settled == Some(group.changes) && group.known <= group.generation;
+        // What a member claims is heard once: a claim that no generation can be above must not be asked for for ever.
+        let is_settled =
+            group.settled == Some(group.changes) && group.known <= group.heard.max(group.generation);
         (!is_settled).then_some(Change { changes: group.changes, above: group.known.max(group.generation) })
     }
 
@@ -148,6 +167,7 @@ impl Registry {
         if let Some(group) = self.groups.get_mut(group) {
             group.generation = group.generation.max(generation);
             group.settled = Some(change.changes);
+            group.heard = group.heard.max(change.above);
         }
     }
 
@@ -379,6 +399,20 @@ mod tests {
         assert_eq!(registry.view("g", &member("a")).unwrap().topics.len(), 1);
         assert!(registry.leave("g", &member("a")) && !registry.leave("g", &member("a")));
         assert_eq!(registry.groups().count(), 0);
+    }
+
+    #[test]
+    fn members_from_before_are_waited_for() {
+        let mut registry = Registry::default();
+        let full = || Some(wants(&[("t", &[], false)]));
+        registry.beat(&member("a"), &beat(7, 1, full()), link(1), 100);
+        assert!(registry.gathers("g", 3_099) && !registry.gathers("g", 3_100));
+        registry.beat(&member("bb"), &beat(7, 1, full()), link(2), 2_000);
+        assert!(!registry.gathers("g", 3_100), "nobody prolongs it");
+        assert_eq!(registry.unsettled("g").unwrap().above, 7);
+        let mut fresh = Registry::default();
+        fresh.beat(&member("a"), &beat(0, 1, full()), link(1), 100);
+        assert!(!fresh.gathers("g", 100));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Queues that members of groups own: asked for, kept by heartbeats, given up.
 //!
 //! **Invariants**: a grant is told once it is durable; a wish for a queue that is held waits on the shard of the queue and
-//! nowhere else; what a closed connection had asked for is not waited for.
+//! nowhere else (for queues of other shards it asks now and then); what a closed connection had asked for is not waited for.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ use crate::shard::state::Shard;
 const WAIT_MS_MAX: u32 = 30_000;
 /// How often a wish looks whether a lease has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same, for queues of other shards.
+const LOOK_EVERY_ELSEWHERE: Duration = Duration::from_millis(500);
 /// Groups that one connection may hold queues for.
 const GROUPS_MAX: usize = 64;
 
@@ -74,10 +76,12 @@ pub(crate) fn lease(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
                 Ok(Beat::Reset { grant_epoch, offset }) => {
                     answer.reset.push(OffsetReset { queue: held.queue, offset, grant_epoch });
                 }
-                Err(Code::Busy) => {
-                    answer.status = Status::busy(RETRY_MS, "the shards of these queues have too much to do");
+                Ok(Beat::Lost) | Err(Code::QueueNotFound | Code::NotOwner) => answer.lost.push(held.queue),
+                // Neither extended nor lost: to be asked again.
+                Err(code) => {
+                    let detail = format!("queue {}: {}", held.queue, code.text());
+                    answer.status = Status { retry_after_ms: RETRY_MS, ..Status::new(code, detail) };
                 }
-                Ok(Beat::Lost) | Err(_) => answer.lost.push(held.queue),
             }
         }
         answer
@@ -117,7 +121,7 @@ pub(crate) async fn beat_here(
     let mut writes = Writes::new(shard, group);
     let mut told = Vec::with_capacity(held.len());
     for (item, held) in held.iter().enumerate() {
-        let spot = holds::spot(shard, held.queue, group);
+        let spot = holds::spot_to_read(shard, held.queue, group);
         told.push(spot.map(|mut spot| {
             let beat = spot.grant.beat(member, held.grant_epoch, generation, now_ms, rules);
             if beat != Beat::Lost {
@@ -154,15 +158,28 @@ pub(crate) fn grant(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
             GrantQueuesAnswer { status: Status::OK, lease_ms: told_ms(lease_ms + waited_ms), outcomes }
         });
     }
-    let scatter = Scatter {
-        queue: |queue: &QueueKey| *queue,
-        call: Box::new(move |queues| Call::Grant { wish: wish.clone(), queues }),
-        read: |reply| if let Reply::Granted(told) = reply { Some(told) } else { None },
-        missing: |queue, code| refused(*queue, code, None),
-    };
+    let wait_ms = u64::from(request.wait_ms_max.min(WAIT_MS_MAX));
     spawn_answer(shard, session, correlation, async move {
-        let outcomes = scatter.run(&shard_of_task, request.queues).await;
-        GrantQueuesAnswer { status: Status::OK, lease_ms: told_ms(lease_ms), outcomes }
+        let begun_ms = shard_of_task.now_ms();
+        loop {
+            let wish = wish.clone();
+            let scatter = Scatter {
+                queue: |queue: &QueueKey| *queue,
+                call: Box::new(move |queues| Call::Grant { wish: wish.clone(), queues }),
+                read: |reply| if let Reply::Granted(told) = reply { Some(told) } else { None },
+                missing: |queue, code| refused(*queue, code, None),
+            };
+            let waited_ms = shard_of_task.now_ms().saturating_sub(begun_ms);
+            let outcomes = scatter.run(&shard_of_task, request.queues.clone()).await;
+            if is_over(&shard_of_task, &outcomes, waited_ms, wait_ms) {
+                return GrantQueuesAnswer {
+                    status: Status::OK,
+                    lease_ms: told_ms(lease_ms + waited_ms),
+                    outcomes,
+                };
+            }
+            shard_of_task.io.sleep(LOOK_EVERY_ELSEWHERE).await;
+        }
     });
 }
 
@@ -186,13 +203,17 @@ async fn wait_for(
         let heard = shard.released.heard();
         let waited_ms = shard.now_ms().saturating_sub(begun_ms);
         let outcomes = grant_here(shard, wish, queues).await;
-        let all_held = outcomes.iter().all(|outcome| outcome.code == Code::QueueHeld);
-        let is_last = waited_ms >= wait_ms || shard.broker.phase() == Phase::Stopping;
-        if !all_held || is_last || queues.is_empty() {
+        if is_over(shard, &outcomes, waited_ms, wait_ms) {
             return (outcomes, waited_ms);
         }
         select(heard, std::pin::pin!(shard.io.sleep(LOOK_EVERY))).await;
     }
+}
+
+/// Whether a wish is answered now: something is decided, or it has waited long enough.
+fn is_over(shard: &Shard, outcomes: &[GrantOutcome], waited_ms: u64, wait_ms: u64) -> bool {
+    let all_held = outcomes.iter().all(|outcome| outcome.code == Code::QueueHeld);
+    !all_held || outcomes.is_empty() || waited_ms >= wait_ms || shard.broker.phase() == Phase::Stopping
 }
 
 fn refused(queue: QueueKey, code: Code, bounds: Option<QueueBounds>) -> GrantOutcome {

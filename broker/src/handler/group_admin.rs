@@ -13,6 +13,7 @@ use equeue_net::api::{
 };
 use equeue_net::limits::GROUPS_MAX;
 use equeue_record::{Offset, QueueKey};
+use equeue_storage::Ticket;
 use equeue_storage::log::{AtomicPart, QueueBounds};
 
 use super::groups::ask;
@@ -26,7 +27,7 @@ use crate::shard::catalog::{ENTRIES_MAX, status_of};
 use crate::shard::holds::{self, Writes};
 use crate::shard::router::Scatter;
 use crate::shard::session::Session;
-use crate::shard::state::Shard;
+use crate::shard::state::{LogHost, Shard};
 use crate::state_key;
 
 /// What one shard knows of one group.
@@ -203,10 +204,10 @@ fn described(shard: &Shard, group: GroupHere) -> DescribeGroupAnswer {
     };
     for (mut state, holder) in group.queues {
         let Some(topic) = topic_of.get(&state.queue) else { continue };
-        let index =
-            place_of(&mut answer.topics, |known| known.as_str() == topic.as_ref(), || topic.to_string());
+        let is_topic = |known: &String| known.as_str() == topic.as_ref();
+        let Some(index) = place_of(&mut answer.topics, is_topic, || topic.to_string()) else { break };
         state.topic = index;
-        state.holder = holder.map(|holder| {
+        state.holder = holder.and_then(|holder| {
             let incarnation = holder.incarnation;
             place_of(&mut answer.holders, |known| known.incarnation == incarnation, || holder)
         });
@@ -220,13 +221,14 @@ fn described(shard: &Shard, group: GroupHere) -> DescribeGroupAnswer {
     answer
 }
 
-/// The place of an entry in a list, put there if it is not.
-fn place_of<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> u16 {
-    let place = list.iter().position(is).unwrap_or_else(|| {
+/// The place of an entry in a list, put there if it is not; `None`: a u16 does not count so far.
+fn place_of<T>(list: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Option<u16> {
+    let place = list.iter().position(is).unwrap_or(list.len());
+    let index = u16::try_from(place).ok().filter(|index| *index < u16::MAX)?;
+    if place == list.len() {
         list.push(make());
-        list.len() - 1
-    });
-    u16::try_from(place).expect("a broker has fewer topics, and a group fewer members, than a u16 counts")
+    }
+    Some(index)
 }
 
 /// Serves `DeleteGroup`: nothing is forgotten unless nobody is there on any shard.
@@ -269,6 +271,14 @@ fn is_active(name: &str, present: usize) -> Status {
     )
 }
 
+/// Whether a group has nobody on any shard, and had nobody for `age_ms`.
+pub(crate) async fn is_unused(shard: &Rc<Shard>, name: &Arc<str>, age_ms: i64) -> bool {
+    let Ok(mut groups) = gather(shard, Some(Arc::clone(name))).await else { return false };
+    let old =
+        |group: GroupHere| group.members_count() == 0 && utc_ms().saturating_sub(group.active_ms) > age_ms;
+    groups.remove(name).is_some_and(old)
+}
+
 /// Forgets a group on this shard, unless somebody is there; ends when it is durable. Gives how many queues it had.
 pub(crate) async fn drop_here(shard: &Rc<Shard>, name: &Arc<str>) -> Result<usize, Status> {
     let now_ms = shard.lease_ms();
@@ -279,23 +289,36 @@ pub(crate) async fn drop_here(shard: &Rc<Shard>, name: &Arc<str>) -> Result<usiz
         return Err(is_active(name, live.max(members)));
     }
     let mut waits = Vec::new();
+    let mut failed = None;
     for (place, host) in shard.logs.iter().enumerate() {
         let here = |queue: &QueueKey| holds::host_of(shard, *queue).is_ok_and(|(of, _)| of == place);
         let queues: Vec<QueueKey> = entries.iter().map(|(queue, _)| *queue).filter(here).collect();
-        let mut keys: Vec<Vec<u8>> =
-            queues.iter().map(|queue| state_key::group_offset(*queue, name)).collect();
+        let mut others = Vec::new();
         let generation = state_key::group_generation(name);
         if shard.index == 0 && place == 0 && host.log.state(&generation).is_some() {
-            keys.push(generation);
+            others.push(generation);
         }
-        for keys in keys.chunks(ENTRIES_MAX) {
-            let part = |key: &Vec<u8>| AtomicPart::State { key: Bytes::copy_from_slice(key), value: None };
-            let ticket = host.log.append_atomic(keys.iter().map(part).collect());
-            waits.push((place, ticket.map_err(|error| status_of(&error))?));
-        }
-        let mut holds = shard.holds.borrow_mut();
         for queue in &queues {
-            holds.remove(*queue, name);
+            others.extend(marks(host, *queue, name));
+        }
+        // Marks first: without them a message may be handed back twice, but never be taken for handed back.
+        let mut appended = remove(host, &others);
+        for queues in queues.chunks(ENTRIES_MAX) {
+            let Ok(ticket) = appended else { break };
+            waits.push((place, ticket));
+            let keys: Vec<Vec<u8>> =
+                queues.iter().map(|queue| state_key::group_offset(*queue, name)).collect();
+            appended = remove(host, &keys);
+            if appended.is_ok() {
+                let mut holds = shard.holds.borrow_mut();
+                for queue in queues {
+                    holds.remove(*queue, name);
+                }
+            }
+        }
+        match appended {
+            Ok(ticket) => waits.push((place, ticket)),
+            Err(status) => failed = Some(status),
         }
     }
     for (place, ticket) in waits {
@@ -303,7 +326,26 @@ pub(crate) async fn drop_here(shard: &Rc<Shard>, name: &Arc<str>) -> Result<usiz
             host.log.wait_durable(ticket).await.map_err(|error| status_of(&error))?;
         }
     }
-    Ok(entries.len())
+    failed.map_or(Ok(entries.len()), Err)
+}
+
+/// The keys of what a group has handed back in a queue.
+fn marks(host: &LogHost, queue: QueueKey, group: &str) -> Vec<Vec<u8>> {
+    let mut keys = Vec::new();
+    let prefix = state_key::handed_back_by(queue, group);
+    host.log.state_with_prefix(&prefix, &mut |key, _| keys.push(key.to_vec()));
+    keys
+}
+
+/// Appends the end of entries; gives the ticket of the last of them.
+fn remove(host: &LogHost, keys: &[Vec<u8>]) -> Result<Ticket, Status> {
+    let mut last = Ticket::default();
+    for keys in keys.chunks(ENTRIES_MAX) {
+        let part = |key: &Vec<u8>| AtomicPart::State { key: Bytes::copy_from_slice(key), value: None };
+        let parts = keys.iter().map(part).collect();
+        last = host.log.append_atomic(parts).map_err(|error| status_of(&error))?;
+    }
+    Ok(last)
 }
 
 /// Serves `ResetOffsets`, wherever the queues are.
@@ -366,8 +408,16 @@ pub(crate) async fn reset_here(
         let mut grant = spot.grant;
         let code = match grant.reset(*offset, spot.bounds) {
             CommitDecision::Store(_) if !dry_run => {
-                writes.store(item, spot.place, *queue, grant);
-                Code::Ok
+                // What comes again may fail again, and then must be handed back again.
+                match holds::host_of(shard, *queue).map(|(_, host)| remove(host, &marks(host, *queue, group)))
+                {
+                    Ok(Ok(_)) => {
+                        writes.store(item, spot.place, *queue, grant);
+                        Code::Ok
+                    }
+                    Ok(Err(status)) => status.code,
+                    Err(code) => code,
+                }
             }
             CommitDecision::Store(_) | CommitDecision::Keep => Code::Ok,
             CommitDecision::Refuse(code) => code,

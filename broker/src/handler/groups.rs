@@ -27,8 +27,8 @@ use crate::shard::session::Session;
 use crate::shard::state::Shard;
 use crate::state_key;
 
-/// A generation that a member claims is refused past this: it would leave no room for changes.
-const GENERATION_MAX: u64 = 1 << 48;
+/// A generation that a member claims counts as no more than this: so there is always room for the next one.
+const GENERATION_CLAIM_MAX: u64 = 1 << 62;
 /// Generations made for one heartbeat while the group goes on changing.
 const TRIES_MAX: usize = 8;
 /// Groups that one connection may be a member of.
@@ -39,9 +39,6 @@ pub(crate) fn heartbeat(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u
     let fail = |status| session.fail::<GroupHeartbeatAnswer>(correlation, status);
     if !group_name_is_valid(&beat.group) {
         return fail(invalid_group(&beat.group));
-    }
-    if beat.generation > GENERATION_MAX {
-        return fail(Status::new(Code::Invalid, format!("generation {} cannot be", beat.generation)));
     }
     let to = group_shard(&beat.group, shard.shards());
     {
@@ -104,6 +101,10 @@ pub(crate) async fn beat_here(
             return answer;
         }
     }
+    if shard.registry.borrow().gathers(&beat.group, shard.lease_ms()) {
+        answer.generation = beat.generation; // nothing new is known: it keeps what it has
+        return answer;
+    }
     if let Err(status) = settle(shard, &beat.group).await {
         answer.status = status;
         return answer;
@@ -138,7 +139,8 @@ async fn settle(shard: &Rc<Shard>, group: &str) -> Result<(), Status> {
         let Some(_) = unsettled(shard, group) else { return Ok(()) };
         let _turn = shard.generation_change.lock().await;
         let Some(change) = unsettled(shard, group) else { return Ok(()) };
-        let call = Call::RaiseGeneration { group: Arc::from(group), above: change.above };
+        let above = change.above.min(GENERATION_CLAIM_MAX);
+        let call = Call::RaiseGeneration { group: Arc::from(group), above };
         match ask(shard, 0, call).await {
             Some(Reply::Generation(Ok(generation))) => {
                 shard.registry.borrow_mut().settle(group, change, generation);
@@ -181,7 +183,7 @@ pub(crate) async fn raise_here(shard: &Rc<Shard>, group: &str, above: u64) -> Re
         }
     }
     let stored = stored.and_then(|value| read_generation(&value)).map_or(0, |(generation, _)| generation);
-    let generation = stored.max(above) + 1;
+    let generation = stored.max(above).saturating_add(1);
     let mut value = generation.to_le_bytes().to_vec();
     value.extend_from_slice(&utc_ms().to_le_bytes());
     let part = AtomicPart::State { key: Bytes::from(key), value: Some(Bytes::from(value)) };

@@ -300,8 +300,9 @@ pub(crate) fn spawn_answer<A: Answer + 'static>(
 ) {
     let (shard_of_task, session) = (Rc::clone(shard), Rc::clone(session));
     shard.tasks.set(shard.tasks.get() + 1);
+    // Now: the connection may close before the task runs for the first time.
+    let (key, closed) = session.forwarding();
     shard.spawn(async move {
-        let (key, closed) = session.forwarding();
         let work = std::pin::pin!(work);
         if let futures::future::Either::Left((answer, _)) = futures::future::select(work, closed).await {
             session.answer(correlation, &answer);

@@ -19,6 +19,11 @@ pub(crate) fn hello(shard: &Shard, session: &Session, request: &Hello) -> HelloA
         );
         return HelloAnswer { status: Status::new(Code::Unsupported, detail), ..HelloAnswer::default() };
     }
+    if request.incarnation == 0 {
+        // It stands for "nobody" where grants are stored.
+        let status = Status::new(Code::Invalid, "an incarnation is a random number, not 0");
+        return HelloAnswer { status, ..HelloAnswer::default() };
+    }
     session.greeted.set(true);
     *session.client.borrow_mut() =
         Member { client_id: Arc::from(request.client_id.as_str()), incarnation: request.incarnation };

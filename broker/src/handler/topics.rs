@@ -17,6 +17,7 @@ use crate::catalog::{
 };
 use crate::fetch::Source as _;
 use crate::shard::call::{Call, Reply};
+use crate::shard::holds::host_of;
 use crate::shard::mesh::Pool;
 use crate::shard::session::Session;
 use crate::shard::state::Shard;
@@ -213,10 +214,22 @@ pub(crate) fn undrained_here(shard: &Shard, queues: Vec<QueueKey>) -> Vec<QueueK
     let is_full = |queue: &QueueKey| {
         let Some(bounds) = shard.bounds(*queue) else { return false };
         let mut groups = holds.committed(*queue).peekable();
+        if delays_messages(shard, *queue) {
+            return true;
+        }
         let empty = bounds.start == bounds.end;
         let nobody = groups.peek().is_none();
         let behind = |at: Option<Offset>| at.unwrap_or(bounds.start) < bounds.end;
         !empty && (nobody || groups.any(|(_, at)| behind(at)))
     };
     queues.into_iter().filter(is_full).collect()
+}
+
+/// Whether messages wait to be delivered to a queue.
+fn delays_messages(shard: &Shard, queue: QueueKey) -> bool {
+    let Ok((_, host)) = host_of(shard, queue) else { return false };
+    let table = host.delay.table.borrow();
+    let Some(delayed) = table.number(queue).and_then(|number| table.queue(number)) else { return false };
+    let end = host.log.bounds(queue.delay_queue()).map_or(0, |bounds| bounds.end.0);
+    delayed.marks.full_to() < end
 }

@@ -134,6 +134,10 @@ fn forget_old(shard: &Rc<Shard>, now_ms: u64) {
         if age_ms > retention_ms && shard.now_ms() > RUN_MS_MIN {
             let shard_of_task = Rc::clone(shard);
             shard.spawn(async move {
+                // Its members may be kept by another shard, and its queues be in use there.
+                if !group_admin::is_unused(&shard_of_task, &name, retention_ms).await {
+                    return;
+                }
                 match group_admin::drop_here(&shard_of_task, &name).await {
                     Ok(queues) => tracing::warn!(group = %name, queues, age_ms,
                         "group forgotten: nobody used it for its retention (groups.retention_hours)"),

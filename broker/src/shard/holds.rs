@@ -58,10 +58,13 @@ pub(crate) fn host_of(shard: &Shard, queue: QueueKey) -> Result<(usize, &LogHost
 
 /// Where a group is in a queue of this shard, to decide on a change.
 pub(crate) fn spot(shard: &Shard, queue: QueueKey, group: &str) -> Result<Spot, Code> {
+    let spot = spot_to_read(shard, queue, group)?;
+    if shard.broker.writes_stopped() { Err(Code::LogFailed) } else { Ok(spot) }
+}
+
+/// The same, for what stores nothing.
+pub(crate) fn spot_to_read(shard: &Shard, queue: QueueKey, group: &str) -> Result<Spot, Code> {
     let (place, host) = host_of(shard, queue)?;
-    if shard.broker.writes_stopped() {
-        return Err(Code::LogFailed);
-    }
     let bounds = host.log.bounds(queue).ok_or(Code::QueueNotFound)?;
     let (grant, ticket) = shard.holds.borrow().grant(queue, group);
     Ok(Spot { place, bounds, grant, ticket })

@@ -119,7 +119,8 @@ pub(crate) fn fetch(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         return session.fail::<FetchAnswer>(correlation, status);
     }
     let replaced = session.forward_fetch(job.fetch_id);
-    let gathering = Gathering { token, asked, replies, replaced };
+    let (key, closed) = session.forwarding();
+    let gathering = Gathering { token, asked, replies, replaced, key, closed };
     shard.spawn(gathering.run(Rc::clone(shard), Rc::clone(session), correlation, job.fetch_id));
 }
 
@@ -130,12 +131,15 @@ struct Gathering {
     replies: FuturesUnordered<Answered>,
     /// Ends when a newer fetch of the same id comes.
     replaced: oneshot::Receiver<()>,
+    /// Ends when the connection closes; to be given back under this key.
+    key: usize,
+    closed: oneshot::Receiver<()>,
 }
 
 impl Gathering {
     async fn run(mut self, shard: Rc<Shard>, session: Rc<Session>, correlation: u32, fetch_id: u32) {
-        let (key, closed) = session.forwarding();
-        let mut ended = select(closed, self.replaced);
+        let key = self.key;
+        let mut ended = select(self.closed, self.replaced);
         let mut told: Vec<Reply> = Vec::new();
         let open = match select(self.replies.next(), &mut ended).await {
             Either::Left((first, _)) => {
