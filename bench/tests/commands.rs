@@ -98,7 +98,8 @@ fn latency_keeps_its_rate_and_tells_every_second() {
     assert_eq!(outcome, Outcome::Passed, "{result:#}");
     assert_clean(&result);
     let rate = result["messages_per_second"].as_f64().expect("a rate");
-    assert!((450.0..=550.0).contains(&rate), "{result:#}");
+    // What a machine that stood still in the warm-up left behind comes on top: a quarter of the load at the most.
+    assert!((450.0..=640.0).contains(&rate), "{result:#}");
     for key in ["latency_us", "service_us", "publish_delay_us", "end_to_end_us"] {
         assert!(result[key]["p99"].is_f64(), "{key}: {result:#}");
     }

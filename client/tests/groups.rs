@@ -185,7 +185,7 @@ async fn queues_are_paused_resumed_and_sought() {
     let mut consumer = member(&client, options("pause", "g")).await;
     let owning = async {
         while consumer.positions().len() < 2 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, owning).await.expect("both queues are granted");

@@ -22,6 +22,8 @@ use crate::routes::with_causes;
 
 /// How often the coordinator is told that this member lives.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often one that never got an answer asks: it owns nothing before.
+const JOIN_EVERY: Duration = Duration::from_millis(200);
 /// How long it may take to answer.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -67,7 +69,8 @@ pub(crate) async fn run(shared: Arc<Shared>, views: watch::Sender<Option<Arc<Vie
                 views.send_replace(Some(Arc::new(View::of(answer))));
             }
         }
-        let _ = timeout(BEAT_EVERY, shared.beat_soon.notified()).await;
+        let pause = if failing && views.borrow().is_none() { JOIN_EVERY } else { BEAT_EVERY };
+        let _ = timeout(pause, shared.beat_soon.notified()).await;
     }
 }
 
@@ -77,7 +80,10 @@ async fn beat(
     generation: u64,
 ) -> Result<GroupHeartbeatAnswer, ClientError> {
     let found = coordinator(&shared.client.routes.load(), &shared.group);
-    let (broker, address, number) = found.ok_or_else(|| ClientError::BrokerAway { broker: "*".into() })?;
+    let (broker, address, number) = found.ok_or_else(|| {
+        shared.client.routes.refresh();
+        ClientError::BrokerAway { broker: "*".into() }
+    })?;
     let endpoint = Endpoint { address, shard: Some(number), purpose: Purpose::Consume };
     let connection = shared.pool.get(&endpoint).await?;
     let membership = membership(shared);
