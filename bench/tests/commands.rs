@@ -35,8 +35,15 @@ fn assert_clean(result: &Value) {
     assert_eq!(result["errors"], serde_json::json!({}), "{result:#}");
 }
 
+/// A measurement is alone on the machine, as far as this file can see to it.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[test]
 fn produce_counts_what_was_acknowledged() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let options = "--producers 3 --queues 2 --size 100-300 --messages 3000 --warmup 0";
     let line = format!(
@@ -53,6 +60,7 @@ fn produce_counts_what_was_acknowledged() {
 
 #[test]
 fn both_receives_everything_that_was_acknowledged() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     for more in [
         "--producers 2 --consumers 2 --messages 4000",
@@ -73,6 +81,7 @@ fn both_receives_everything_that_was_acknowledged() {
 
 #[test]
 fn consume_drains_its_backlog_and_one_that_was_there() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let json = dir.path().join("result.json");
     let common = format!("consume --nameserver {} --topic backlog --queues 3 --verify", cluster.nameserver());
@@ -89,6 +98,7 @@ fn consume_drains_its_backlog_and_one_that_was_there() {
 
 #[test]
 fn latency_keeps_its_rate_and_tells_every_second() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let line = format!(
         "latency --nameserver {} --rate 500 --duration 2 --warmup 0.5 --verify",
@@ -112,6 +122,7 @@ fn latency_keeps_its_rate_and_tells_every_second() {
 
 #[test]
 fn produce_reads_back_what_it_is_to_verify() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let line = format!("produce --nameserver {} --messages 2000 --warmup 0 --verify", cluster.nameserver());
     let (outcome, result) = bench(&line, &dir.path().join("result.json"));
@@ -122,6 +133,7 @@ fn produce_reads_back_what_it_is_to_verify() {
 
 #[test]
 fn topics_keys_and_sizes_are_mixed_and_verified() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let sizes = dir.path().join("sizes");
     std::fs::write(&sizes, "100 9\n5000 1\n").expect("written");
@@ -140,6 +152,7 @@ fn topics_keys_and_sizes_are_mixed_and_verified() {
 
 #[test]
 fn a_backlog_is_drained_while_producers_go_on() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let line = format!(
         "latency --nameserver {} --rate 2000 --duration 3 --warmup 0.2 --backlog 1 --verify",
@@ -159,6 +172,7 @@ fn a_backlog_is_drained_while_producers_go_on() {
 
 #[test]
 fn rates_are_swept_and_the_highest_is_searched() {
+    let _alone = alone();
     let (cluster, dir) = (Cluster::start(), folder());
     let json = dir.path().join("result.json");
     let (hlog, html) = (dir.path().join("run.hlog"), dir.path().join("run.html"));

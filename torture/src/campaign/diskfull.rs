@@ -15,8 +15,9 @@ const RECOVER_LIMIT: Duration = Duration::from_secs(20);
 const REFUSALS: u64 = 100;
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How often a disk runs full before it is given up: there are as many pieces of ballast.
-pub(super) const FILLS: u64 = 4;
+/// How often a disk runs full before it is given up: there are as many pieces of ballast. Each time the grants and commits
+/// of consumers take some of the reserve, which on so small a disk lasts for about three times.
+pub(super) const FILLS: u64 = 2;
 
 impl Campaign<'_> {
     /// One disk: full, space again, full again, as long as there is ballast to throw away.
