@@ -99,7 +99,7 @@ fuzz crate target seconds="60":
     cd {{ crate }} && cargo fuzz run --sanitizer none --target-dir ../target/fuzz {{ target }} -- -max_total_time={{ seconds }}
 
 # Any sequence of operations on a log gives what it gives on a Vec.
-model cases="20000":
+model cases="2000":
     EQUEUE_MODEL_CASES={{ cases }} cargo test -p equeue-storage --test model -- --nocapture
 
 # The log alone beside fio, on the same file system.

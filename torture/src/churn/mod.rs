@@ -1,5 +1,5 @@
 //! `equeue-torture churn`: members of two groups that join, leave, are killed and are stopped for a while, and brokers that
-//! restart, all at random; in the end [`judge`] looks at what everybody wrote down.
+//! restart, all at random; in the end [`mod@judge`] looks at what everybody wrote down.
 
 mod cluster;
 mod events;
