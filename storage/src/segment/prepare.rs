@@ -52,7 +52,7 @@ impl Pace {
 
 /// Zeros in one write: a flush that comes while one is under way waits for 0.1 ms of the device's time, not for the
 /// 0.5 ms of a whole window (2.4 ms with four in flight, measured).
-const ZEROS_LEN: usize = 256 << 10;
+const ZEROS_LEN: usize = 1 << 20;
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(ZEROS_LEN as u64));
 
 /// Enough writes in flight to use a device beside the flushes of a log at full load.
