@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use equeue_net::transport::{listener, preflight};
+use equeue_storage::format::FLUSH_DEPTH_MAX;
 use equeue_storage::log::{self, LogOptions};
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{CpuSet, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use crate::broker::{Broker, BrokerFacts, Phase};
 use crate::config::{BrokerConfig, StorageMode, SyncPolicy};
@@ -26,6 +27,12 @@ use crate::shard::run::{self, Command, Event, ShardStart};
 const PREEMPT_TIMER: Duration = Duration::from_millis(5);
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 128;
+/// Flushes of a log at a time.
+const FLUSHES: usize = FLUSH_DEPTH_MAX as usize;
+/// Threads for what else may block: listing folders, asking for free space.
+const OTHER_BLOCKING_THREADS: usize = 2;
+/// Most threads of a shard, however many logs it holds; flushes wait for one another then.
+const BLOCKING_THREADS_MAX: usize = 16;
 /// Segments of a log that is kept in memory.
 pub(crate) const SEGMENTS_IN_MEMORY: u64 = 8;
 /// Memory for direct I/O beside the cache: flushes in flight, segments being prepared, blocks of indexes.
@@ -250,7 +257,10 @@ fn start_shards(
 /// A thread with an executor. If that cannot be made, the shard's end tells why.
 fn spawn_shard(start: ShardStart) -> std::io::Result<JoinHandle<()>> {
     let index = start.index;
-    let builder = LocalExecutorBuilder::new(placement(&start.broker.config, index))
+    let placement = placement(&start.broker.config, index);
+    let threads = blocking_threads(&placement, start.broker.logs, start.broker.config.shard_count());
+    let builder = LocalExecutorBuilder::new(placement)
+        .blocking_thread_pool_placement(threads)
         .name(&format!("equeue-{index}"))
         .preempt_timer(PREEMPT_TIMER)
         .ring_depth(RING_DEPTH)
@@ -278,6 +288,18 @@ fn placement(config: &BrokerConfig, index: u16) -> Placement {
     }
     let cpu = allowed.get(usize::from(index) % allowed.len());
     cpu.map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu))
+}
+
+/// The threads of a shard that may block, on the CPU of the shard where that has one: its flushes are written and synced
+/// there, those of `logs` logs spread over `shards` shards, and what else `io_uring` has no operation for.
+fn blocking_threads(placement: &Placement, logs: u16, shards: u16) -> PoolPlacement {
+    let own_logs = usize::from(logs.div_ceil(shards.max(1)));
+    let threads = (own_logs * FLUSHES + OTHER_BLOCKING_THREADS).min(BLOCKING_THREADS_MAX);
+    let Placement::Fixed(own) = placement else { return PoolPlacement::Unbound(threads) };
+    match CpuSet::online() {
+        Ok(online) => PoolPlacement::Fenced(threads, online.filter(|place| place.cpu == *own)),
+        Err(_) => PoolPlacement::Unbound(threads),
+    }
 }
 
 /// CPUs that this process may use.

@@ -17,6 +17,7 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use nix::time::{ClockId, clock_gettime};
 
+use super::flush_file::FlushFile;
 use super::ram::{RamBytes, RamDisk, RamFile};
 use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
 
@@ -94,7 +95,7 @@ fn write_probe(path: &Path) -> io::Result<()> {
 }
 
 /// Runs `job` on a blocking thread.
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let guarded = move || catch_unwind(AssertUnwindSafe(job));
     match glommio::executor().spawn_blocking(guarded).await {
         Ok(result) => result,
@@ -128,9 +129,10 @@ impl Io for DmaIo {
             }
         }
         let file = options.dma_open(path).await.map_err(plain)?;
+        let flushes = if access == Access::Read { None } else { Some(FlushFile::of(&file)?) };
         // glommio asks by path: right now and only now, before anyone renames the file.
         let bytes = if access == Access::CreateNew { 0 } else { file.file_size().await.map_err(plain)? };
-        Ok(DmaIoFile(Place::Disk(DiskFile { file, bytes: Cell::new(bytes) })))
+        Ok(DmaIoFile(Place::Disk(DiskFile { file, flushes, bytes: Cell::new(bytes) })))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -260,6 +262,8 @@ enum Place {
 #[derive(Debug)]
 struct DiskFile {
     file: DmaFile,
+    /// `None` when it is only read.
+    flushes: Option<FlushFile>,
     /// Its length as far as this handle knows: at open, grown by own writes.
     bytes: Cell<u64>,
 }
@@ -303,6 +307,21 @@ impl IoFile for DmaIoFile {
         match &self.0 {
             Place::Disk(file) => {
                 let written = file.file.write_rc_at(buffer, position).await.map_err(plain)?;
+                file.grown_to(position.saturating_add(written as u64));
+                Ok(written)
+            }
+            Place::Ram(file) => file.write(buffer, position),
+        }
+    }
+
+    async fn write_flush(&self, buffer: Rc<DmaBuffer>, position: u64, sync: bool) -> io::Result<usize> {
+        debug_assert!(is_aligned(position) && is_aligned(buffer.len() as u64), "direct I/O is aligned");
+        match &self.0 {
+            Place::Disk(file) => {
+                let Some(flushes) = &file.flushes else {
+                    return Err(io::Error::from_raw_os_error(libc::EBADF));
+                };
+                let written = flushes.write(buffer, position, sync).await?;
                 file.grown_to(position.saturating_add(written as u64));
                 Ok(written)
             }

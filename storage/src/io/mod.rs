@@ -7,6 +7,7 @@
 
 mod align;
 mod dma;
+mod flush_file;
 pub mod memory;
 mod ram;
 
@@ -95,6 +96,13 @@ pub trait IoFile {
     /// Writes the whole buffer; gives the number of bytes written. **A short count is a failed write.** The future
     /// must not be dropped before it ends.
     fn write_at(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<usize>>;
+    /// Writes like [`IoFile::write_at`] and then, with `sync`, syncs like [`IoFile::sync`]: for what somebody waits for.
+    fn write_flush(
+        &self,
+        buffer: Rc<Self::Buffer>,
+        position: u64,
+        sync: bool,
+    ) -> impl Future<Output = io::Result<usize>>;
     /// fdatasync: what was written before it *began* is durable when it ends well.
     fn sync(&self) -> impl Future<Output = io::Result<()>>;
     /// Reserves the blocks of the first `len` bytes and sets the length.

@@ -369,12 +369,10 @@ impl<I: Io> CommitLog<I> {
 
 async fn write_and_sync<I: Io>(file: &I::File, memory: Rc<I::Buffer>, at: u64, sync: bool) -> io::Result<()> {
     let len = (*memory).as_ref().len();
-    let written = file.write_at(memory, at).await?;
-    if written != len {
-        return Err(io::Error::new(
-            io::ErrorKind::WriteZero,
-            format!("only {written} of {len} bytes written"),
-        ));
+    let written = file.write_flush(memory, at, sync).await?;
+    if written == len {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::WriteZero, format!("only {written} of {len} bytes written")))
     }
-    if sync { file.sync().await } else { Ok(()) }
 }

@@ -453,6 +453,15 @@ impl IoFile for MemoryFile {
         Ok(len)
     }
 
+    async fn write_flush(&self, buffer: Rc<Vec<u8>>, position: u64, sync: bool) -> io::Result<usize> {
+        let len = buffer.len();
+        let written = self.write_at(buffer, position).await?;
+        if sync && written == len {
+            self.sync().await?;
+        }
+        Ok(written)
+    }
+
     async fn sync(&self) -> io::Result<()> {
         let changes = self.inode.borrow().completed();
         let result = self.io.call(CallKind::Sync, &self.path, 0, 0).await;
