@@ -64,6 +64,9 @@ pub(crate) struct Standing {
     pub(crate) segments: usize,
     /// Bytes on disk.
     pub(crate) bytes: u64,
+    /// Bytes of the segment behind the prepared one, where there is nothing yet to make it of. They are counted as if they
+    /// were there: a segment that goes in time is used again, and no zeros have to be written.
+    pub(crate) needed: u64,
     /// Append time of the last message in the oldest segment, where it is known.
     pub(crate) oldest_ms: Option<i64>,
     /// Now, where the clock is believed.
@@ -77,12 +80,12 @@ pub(crate) struct Standing {
 impl RetentionPolicy {
     /// Why the oldest segment goes, if it does.
     pub(crate) fn reason(&self, standing: &Standing) -> Option<RetireReason> {
-        if self.disk_free_min > 0
-            && (standing.disk_full || standing.disk_free.is_some_and(|free| free < self.disk_free_min))
+        if self.disk_free_min > 0 && standing.disk_full
+            || self.lacks_space(standing.disk_free.map(|free| free.saturating_sub(standing.needed)))
         {
             return Some(RetireReason::DiskLow);
         }
-        if self.bytes_max.is_some_and(|most| standing.bytes > most) {
+        if self.bytes_max.is_some_and(|most| standing.bytes.saturating_add(standing.needed) > most) {
             return Some(RetireReason::Bytes);
         }
         if self.segments_max.is_some_and(|most| standing.segments > most) {
@@ -90,6 +93,11 @@ impl RetentionPolicy {
         }
         let (now_ms, oldest_ms) = (standing.now_ms?, standing.oldest_ms?);
         self.age_ms.filter(|most| now_ms.saturating_sub(oldest_ms) > *most).map(|_| RetireReason::Age)
+    }
+
+    /// Whether so little free space is too little.
+    pub(crate) fn lacks_space(&self, disk_free: Option<u64>) -> bool {
+        disk_free.is_some_and(|free| free < self.disk_free_min)
     }
 
     /// Whether the oldest segment will go soon, so that a backlog in it is worth a warning.
@@ -214,6 +222,7 @@ mod tests {
         Standing {
             segments: 3,
             bytes: 500,
+            needed: 0,
             oldest_ms: Some(10 * HOUR_MS),
             now_ms: Some(10 * HOUR_MS + 5),
             disk_free: Some(1000),
@@ -238,11 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_that_must_be_made_counts_as_if_it_were_there() {
+        let policy = all();
+        assert_eq!(policy.reason(&Standing { needed: 500, ..well() }), None);
+        assert_eq!(policy.reason(&Standing { needed: 501, ..well() }), Some(RetireReason::Bytes));
+        let standing = Standing { needed: 401, disk_free: Some(500), ..well() };
+        assert_eq!(policy.reason(&standing), Some(RetireReason::DiskLow));
+        assert!(!policy.lacks_space(standing.disk_free), "so it can be used again");
+    }
+
+    #[test]
     fn a_rule_that_is_off_lets_nothing_go() {
         let off = RetentionPolicy { age_ms: None, ..RetentionPolicy::default() };
         let worst = Standing {
             segments: usize::MAX,
             bytes: u64::MAX,
+            needed: u64::MAX,
             oldest_ms: Some(0),
             now_ms: Some(i64::MAX),
             disk_free: Some(0),

@@ -302,6 +302,40 @@ fn retired_segments_are_used_again_and_what_they_held_means_nothing() {
 }
 
 #[test]
+fn a_full_log_is_written_into_used_segments_only() {
+    let bytes_max = RetentionPolicy { age_ms: None, bytes_max: Some(8 << 20), ..RetentionPolicy::default() };
+    for policy in [bytes_max, keep(4)] {
+        let io = MemoryIo::new(5).with_dir("/data");
+        let machine = io.clone();
+        io.run(async move {
+            let (stored, log) = (Stored::default(), open(&machine).await);
+            let (mut begun, mut before) = (0, None);
+            for round in 0..240 {
+                fill(&log, &stored, round).await;
+                // As a broker does: each time that a segment is used up.
+                let rolled = log.stats().segments;
+                if std::mem::replace(&mut begun, rolled) != rolled {
+                    machine.sleep(Duration::from_millis(300)).await;
+                    log.retain(&policy, &NoAdvisor).await.unwrap();
+                }
+                let stats = log.stats();
+                assert!(policy.bytes_max.is_none_or(|most| stats.stored_bytes <= most), "{stats:?}");
+                if round == 120 {
+                    before = Some((stats.segments, stats.segments_recycled));
+                }
+            }
+            let (segments, recycled) = before.unwrap();
+            let stats = log.stats();
+            assert!(stats.segments >= segments + 10, "{stats:?}");
+            assert_eq!(stats.segments_recycled - recycled, stats.segments - segments, "{policy:?} {stats:?}");
+            assert_eq!(log.rolled(0).await, stats.segments);
+            log.close().await.unwrap();
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn what_a_group_has_not_consumed_stays_when_the_policy_says_so_and_is_counted_otherwise() {
     let io = MemoryIo::new(3).with_dir("/data");
     let machine = io.clone();

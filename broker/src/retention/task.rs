@@ -1,10 +1,12 @@
 //! The task that carries out the retention of one log.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use equeue_storage::io::Io as _;
+use futures::future::{Either, select};
 
 use super::advice::Advice;
 use super::log_policy;
@@ -26,20 +28,30 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     // Memory fills in a moment.
     let in_memory = config.storage.mode == StorageMode::Memory;
     let check_ms = if in_memory { CHECK_MS_IN_MEMORY } else { config.retention.check_ms };
-    let every = u128::from(check_ms);
-    let (mut waited, mut looked) = (0, Looked::new());
+    let (every, mut looked) = (Duration::from_millis(check_ms), Looked::new());
+    let (mut last, mut begun) = (shard.io.uptime(), 0);
+    let Some(host) = shard.logs.get(place) else { return };
     loop {
-        let pause = PAUSE_MAX.min(Duration::from_millis(check_ms));
-        shard.io.sleep(pause).await;
+        let pause = pin!(shard.io.sleep(PAUSE_MAX.min(every)));
+        let rolled = pin!(host.log.rolled(begun));
+        let has_rolled = match select(pause, rolled).await {
+            Either::Left(_) => false,
+            Either::Right((segments, _)) => {
+                begun = segments;
+                true
+            }
+        };
         if shard.broker.phase() == Phase::Stopping {
             return;
         }
-        waited += pause.as_millis();
-        if shard.broker.phase() != Phase::Ready || waited < every {
+        let is_time = shard.io.uptime().saturating_sub(last) >= every;
+        if shard.broker.phase() != Phase::Ready || !(is_time || has_rolled) {
             continue;
         }
-        waited = 0;
-        trim_topics(&shard, place, &advice, &mut looked).await;
+        if is_time {
+            last = shard.io.uptime();
+            trim_topics(&shard, place, &advice, &mut looked).await;
+        }
         pass(&shard, place, &advice).await;
     }
 }

@@ -82,6 +82,8 @@ struct Inner<I: Io> {
     listener: RefCell<Option<Rc<dyn DurableListener>>>,
     /// Something changed that the flusher may wait for.
     work: Event,
+    /// The log went on in another segment.
+    rolled: Event,
     tickets: TicketWaiters,
     reads: Reads<I>,
     indexes: Indexes<I>,
@@ -192,7 +194,8 @@ impl<I: Io> CommitLog<I> {
     }
 
     /// One pass of retention: retires the oldest segments as far as `policy` lets them go. The log goes on meanwhile. To
-    /// be called every now and then; while one pass goes on another does nothing.
+    /// be called every now and then, and when [`CommitLog::rolled`] says that a segment was used up: one that goes then is
+    /// used again, with no zeros to write. While one pass goes on another does nothing.
     ///
     /// # Errors
     /// [`RetainError`]; the next pass goes on where this one ended.
@@ -202,6 +205,12 @@ impl<I: Io> CommitLog<I> {
         advisor: &dyn RetentionAdvisor,
     ) -> Result<Retained, RetainError> {
         self.retain_pass(policy, advisor).await
+    }
+
+    /// Resolves once the log has begun more than `seen` segments since it was opened, with their number.
+    pub async fn rolled(&self, seen: u64) -> u64 {
+        let begun = || Some(self.inner.core.borrow().stats.segments).filter(|begun| *begun > seen);
+        self.inner.rolled.until(begun).await
     }
 
     /// Everything at or below is synced.
@@ -321,6 +330,7 @@ impl<I: Io> CommitLog<I> {
                 core: RefCell::new(core),
                 listener: RefCell::default(),
                 work: Event::default(),
+                rolled: Event::default(),
                 tickets: TicketWaiters::default(),
                 reads: Reads::new(),
                 indexes: Indexes::new(),

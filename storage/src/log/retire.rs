@@ -184,7 +184,7 @@ impl<I: Io> CommitLog<I> {
                     done.segments += 1;
                     done.bytes += oldest.stored_bytes;
                     let full = self.inner.core.borrow().disk_full;
-                    self.remove_gone(reason != RetireReason::DiskLow || full).await?;
+                    self.remove_gone(full || !policy.lacks_space(standing.disk_free)).await?;
                 }
                 Step::Stays(stays) => {
                     self.inner.core.borrow_mut().stats.retention_blocked =
@@ -227,6 +227,7 @@ impl<I: Io> CommitLog<I> {
         Ok(Standing {
             segments: core.segments.len(),
             bytes: core.stored_bytes(),
+            needed: if core.spare.is_some() { 0 } else { core.bytes_after_next() },
             oldest_ms,
             now_ms: (is_believed && !is_patient).then_some(wall_ms),
             disk_free,

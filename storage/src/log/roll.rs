@@ -37,19 +37,30 @@ impl<I: Io> Core<I> {
         }
     }
 
+    /// Size of the next segment to be made: the one after the active one, or after that when that is there.
+    pub(super) fn bytes_after_next(&self) -> u64 {
+        match &self.next {
+            Next::Ready(prepared) => {
+                prepared.header.bytes.saturating_mul(2).min(self.options.segment_bytes_max)
+            }
+            Next::Preparing => self.next_bytes(),
+        }
+    }
+
     /// Whether a retired segment can be used again: it is as large as the next one must be, its blocks are all there,
     /// and there is no other.
     pub(super) fn wants_spare(&self, retired: &Segment) -> bool {
         let bytes = retired.header.bytes;
-        let fits = bytes >= self.next_bytes() && bytes <= self.options.segment_bytes_max;
+        let fits = bytes >= self.bytes_after_next() && bytes <= self.options.segment_bytes_max;
         self.spare.is_none() && fits && !retired.is_partial()
     }
 
-    /// Bytes of the segment that is prepared.
+    /// Bytes of the segment that is prepared, or is being made of new space.
     pub(super) fn next_bytes_stored(&self) -> u64 {
         match &self.next {
             Next::Ready(prepared) => prepared.header.bytes,
-            Next::Preparing => 0,
+            Next::Preparing if self.disk_full || self.spare.is_some() => 0,
+            Next::Preparing => self.next_bytes(),
         }
     }
 
@@ -122,6 +133,7 @@ impl<I: Io> CommitLog<I> {
             self.close_later(file);
         }
         self.inner.io.spawn(self.clone().prepare_next());
+        self.inner.rolled.notify();
         self.begin_indexing();
     }
 
