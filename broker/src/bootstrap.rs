@@ -28,7 +28,8 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(5);
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 128;
 /// Flushes of a log at a time.
-const FLUSHES: usize = FLUSH_DEPTH_MAX as usize;
+const FLUSHES: usize = 2;
+const _: () = assert!(FLUSHES as u64 == FLUSH_DEPTH_MAX);
 /// Threads for what else may block: listing folders, asking for free space.
 const OTHER_BLOCKING_THREADS: usize = 2;
 /// Most threads of a shard, however many logs it holds; flushes wait for one another then.

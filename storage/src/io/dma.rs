@@ -95,7 +95,9 @@ fn write_probe(path: &Path) -> io::Result<()> {
 }
 
 /// Runs `job` on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let guarded = move || catch_unwind(AssertUnwindSafe(job));
     match glommio::executor().spawn_blocking(guarded).await {
         Ok(result) => result,

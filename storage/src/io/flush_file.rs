@@ -34,7 +34,10 @@ struct Lent {
 /// Keeps lent memory alive: for ever, if the one who waits goes away before it is given back.
 struct Lender(ManuallyDrop<Rc<DmaBuffer>>);
 
-#[expect(unsafe_code, reason = "plain bytes, which nobody writes to while they are lent: their owner holds an Rc")]
+#[expect(
+    unsafe_code,
+    reason = "plain bytes, which nobody writes to while they are lent: their owner holds an Rc"
+)]
 // SAFETY: shared bytes may be read from any thread; that they live long enough is what `Lender` sees to.
 unsafe impl Send for Lent {}
 
