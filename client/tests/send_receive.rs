@@ -260,3 +260,25 @@ async fn committed_sum(client: &Client, group: &str, topic: &str) -> u64 {
     let offset = |queue: &equeue_client::GroupOffset| queue.result.clone().expect("the broker answers");
     committed.iter().map(|queue| offset(queue).map_or(0, |offset| offset.0)).sum()
 }
+
+#[tokio::test]
+async fn queues_of_a_backlog_come_in_turn() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "turns", 4).await;
+    let producer = client.producer(ProducerOptions::default());
+    let body = vec![7; 20_000];
+    for number in 0..80 {
+        producer.send(&Message::new("turns", &body).queue(number % 4)).await.expect("stored");
+    }
+    // About one message fits into an answer: each comes from the queue asked for first.
+    let options = ConsumerOptions { fetch_bytes_max: 30_000, ..from("turns", "g", StartAt::First) };
+    let mut consumer = client.consumer(options).await.expect("the consumer starts");
+    let mut seen = [0_u32; 4];
+    for message in pull(&mut consumer, 80).await {
+        seen[message.queue as usize] += 1;
+        let (least, most) = (seen.iter().min().unwrap(), seen.iter().max().unwrap());
+        assert!(most - least <= 4, "one queue runs away from the others: {seen:?}");
+    }
+    assert_eq!(seen, [20; 4]);
+}

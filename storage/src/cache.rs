@@ -145,7 +145,8 @@ impl Cache {
         self.forget_orphans();
         self.make_room(cost);
         self.stats.bytes += cost;
-        let entry = Entry { span, cost, used: false };
+        // A window was read because somebody wants it, at once or, read ahead, soon.
+        let entry = Entry { span, cost, used: matches!(key, Key::Window(_)) };
         let replaced = match key {
             Key::Flush(position) => self.flushes.insert(position, entry),
             Key::Window(position) => self.windows.insert(position, entry),

@@ -1,4 +1,4 @@
-//! Gathers an answer from the queues of a fetch, in turns, as far as memory has them; says where the disk is needed.
+//! Gathers an answer from the queues of a fetch, in their order, as far as memory has them; says where the disk is needed.
 //!
 //! **Invariants**: an answer holds at most the bytes asked for (one larger batch is given alone); each queue has at most
 //! one outcome; work per call is bounded, whatever a filter leaves out.
@@ -86,7 +86,7 @@ pub struct Gathered {
 #[derive(Debug, Default)]
 pub struct Gather {
     out: Gathered,
-    /// Items done, counted from the job's start.
+    /// Items done.
     visited: usize,
     scanned: usize,
 }
@@ -100,10 +100,7 @@ enum Next {
 impl Gather {
     /// Goes on until nothing is left, the answer is full, or the disk is needed and nothing was found before.
     pub fn run(&mut self, job: &mut FetchJob, source: &impl Source) -> Step {
-        let count = job.items.len();
-        while self.visited < count {
-            let index = (job.start + self.visited) % count;
-            let Some(item) = job.items.get(index) else { break };
+        while let Some(item) = job.items.get(self.visited) {
             let room = job.bytes_max.saturating_sub(self.out.bytes);
             if room == 0 || self.scanned >= SCAN_BYTES_MAX {
                 break;
@@ -130,7 +127,7 @@ impl Gather {
                     return Step::Disk { queue: item.queue, offset: item.offset, bytes_max };
                 }
                 Lookup::Disk => Next::Item, // the next fetch gets it; what is in memory goes out now
-                Lookup::Read(result) => self.take(job, index, source, result),
+                Lookup::Read(result) => self.take(job, source, result),
             };
             match next {
                 Next::Item => self.visited += 1,
@@ -148,8 +145,7 @@ impl Gather {
         source: &impl Source,
         result: Result<ReadBatches, ReadError>,
     ) {
-        let index = (job.start + self.visited) % job.items.len().max(1);
-        if matches!(self.take(job, index, source, result), Next::Item) {
+        if matches!(self.take(job, source, result), Next::Item) {
             self.visited += 1;
         }
     }
@@ -157,11 +153,10 @@ impl Gather {
     fn take(
         &mut self,
         job: &mut FetchJob,
-        index: usize,
         source: &impl Source,
         result: Result<ReadBatches, ReadError>,
     ) -> Next {
-        let Some(item) = job.items.get_mut(index) else { return Next::Stop };
+        let Some(item) = job.items.get_mut(self.visited) else { return Next::Stop };
         let read = match result {
             Ok(read) => read,
             Err(error) => {
@@ -343,15 +338,7 @@ mod tests {
             tags: 0..tags.len(),
             advanced: false,
         });
-        FetchJob {
-            fetch_id: 1,
-            bytes_max,
-            deadline_ms: 0,
-            items: items.collect(),
-            reader: None,
-            tags,
-            start: 0,
-        }
+        FetchJob { fetch_id: 1, bytes_max, deadline_ms: 0, items: items.collect(), reader: None, tags }
     }
 
     fn gather(queues: &Queues, job: &mut FetchJob) -> Gathered {
@@ -416,12 +403,12 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_bounded_and_the_start_turns() {
+    fn the_answer_is_bounded_and_in_the_order_asked() {
         let queues = Queues::default().with(1, &["a"; 9]).with(2, &["a"; 9]);
         let one = queues.batches[&QueueKey(1)][0].len();
         let mut asked = job(&[(1, 0), (2, 0)], one * 3, &[]);
         assert_eq!(told(&gather(&queues, &mut asked)), [(1, Code::Ok, true, 3)]);
-        asked.start = 1;
+        let mut asked = job(&[(2, 0), (1, 0)], one * 3, &[]);
         assert_eq!(told(&gather(&queues, &mut asked)), [(2, Code::Ok, true, 3)]);
         // Less than a batch is asked for: one comes all the same, but not on top of another.
         let mut asked = job(&[(1, 0), (2, 0)], one + 1, &[]);

@@ -47,25 +47,17 @@ pub struct FetchJob {
     pub bytes_max: usize,
     /// When it is answered though nothing came, ms of the shard's clock.
     pub deadline_ms: u64,
-    /// The queues.
+    /// The queues, served in this order: the one who asks sees to it that none starves.
     pub items: Vec<JobItem>,
     /// Who reads; `None`: no item names a grant.
     pub reader: Option<Arc<Reader>>,
     /// Tags that items are filtered by.
     tags: Vec<u32>,
-    /// The item to begin with: turns, so that no queue starves.
-    pub start: usize,
 }
 
 impl FetchJob {
     /// Takes a request off its frame. `None`: an item names tags that are not there.
-    pub fn read(
-        request: &FetchRef<'_>,
-        member: u128,
-        bytes_max: usize,
-        deadline_ms: u64,
-        start: usize,
-    ) -> Option<Self> {
+    pub fn read(request: &FetchRef<'_>, member: u128, bytes_max: usize, deadline_ms: u64) -> Option<Self> {
         let mut items = Vec::with_capacity(request.items().len());
         let mut tags = Vec::new();
         for item in request.items() {
@@ -80,7 +72,7 @@ impl FetchJob {
         let bytes_max = usize::try_from(request.bytes_max()).unwrap_or(usize::MAX).min(bytes_max);
         let granted = items.iter().any(|item: &JobItem| item.grant_epoch != 0);
         let reader = granted.then(|| Arc::new(Reader { group: Box::from(request.group()), member }));
-        Some(Self { fetch_id: request.fetch_id(), bytes_max, deadline_ms, items, reader, tags, start })
+        Some(Self { fetch_id: request.fetch_id(), bytes_max, deadline_ms, items, reader, tags })
     }
 
     /// The part of it that concerns some of its items, for another shard.
@@ -93,7 +85,6 @@ impl FetchJob {
             items,
             reader: self.reader.clone(),
             tags: self.tags.clone(),
-            start: 0,
         }
     }
 

@@ -78,9 +78,7 @@ pub(crate) fn handle(shard: &Rc<Shard>, session: &Rc<Session>, frame: &Frame) {
     let wait_ms = request.wait_ms_max().min(limits.fetch_wait_ms_max);
     let deadline_ms = if wait_ms == 0 { 0 } else { shard.now_ms() + u64::from(wait_ms) };
     let member = session.client.borrow().incarnation;
-    let start = session.rotation.replace(session.rotation.get().wrapping_add(1));
-    let Some(job) = FetchJob::read(&request, member, limits.answer_bytes_max.as_usize(), deadline_ms, start)
-    else {
+    let Some(job) = FetchJob::read(&request, member, limits.answer_bytes_max.as_usize(), deadline_ms) else {
         return invalid("an item names tag hashes that are not there".to_owned());
     };
     replace_older(shard, session.id, job.fetch_id);

@@ -71,8 +71,6 @@ pub(crate) struct Session {
     pub(crate) slow_fetches: RefCell<VecDeque<SlowFetch>>,
     /// A task goes through `slow_fetches`.
     pub(crate) slow_running: Cell<bool>,
-    /// The queue with which the next fetch begins.
-    pub(crate) rotation: Cell<usize>,
     /// Fetches that other shards serve for it, by fetch id: dropped when a newer one replaces them.
     forwarded_fetches: RefCell<HashMap<u32, oneshot::Sender<()>>>,
     /// Dropped when the connection closes: what was forwarded for it ends then.
@@ -93,7 +91,6 @@ impl Session {
             backlog: RefCell::default(),
             slow_fetches: RefCell::default(),
             slow_running: Cell::new(false),
-            rotation: Cell::new(0),
             forwarded_fetches: RefCell::default(),
             forwarded: RefCell::default(),
         }

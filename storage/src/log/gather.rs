@@ -18,7 +18,7 @@ use crate::types::Position;
 /// A read that has this part of what was asked for does not wait for the disk once more.
 const ENOUGH_PART: usize = 4;
 /// Windows read ahead of a sequential reader.
-const READ_AHEAD_WINDOWS: usize = 2;
+const READ_AHEAD_WINDOWS: usize = 4;
 /// Runs looked at for read-ahead.
 const READ_AHEAD_RUNS: usize = 256;
 
