@@ -4,7 +4,7 @@
 //! So the window, the stamp of each message and the count of what is open are one structure, and neither a send nor an
 //! acknowledgement allocates.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::{Context, Poll, Waker};
 
 use crate::times::SendTimes;
@@ -43,7 +43,8 @@ struct Slot {
 #[derive(Debug)]
 struct Flight {
     slots: Vec<Slot>,
-    free: Vec<u32>,
+    /// First in, first out: acknowledgements come in order, so that memory is walked through in order.
+    free: VecDeque<u32>,
     waker: Option<Waker>,
     sent: u64,
     unacknowledged: BTreeSet<u64>,
@@ -124,7 +125,7 @@ impl Ledger {
     /// Takes a slot for a message that is being sent; `None` when the producer's window is full.
     pub(crate) fn take(&mut self, producer: usize, due_ns: u64, sent_ns: u64, bytes: usize) -> Option<Taken> {
         let flight = self.flights.get_mut(producer)?;
-        let index = flight.free.pop()?;
+        let index = flight.free.pop_front()?;
         let sequence = flight.sent;
         flight.sent += 1;
         let slot = flight.slots.get_mut(index as usize)?;
@@ -144,7 +145,7 @@ impl Ledger {
         };
         let Some(flight) = self.flights.get_mut(producer) else { return };
         let Some(slot) = flight.slots.get(index as usize).copied() else { return };
-        flight.free.push(index);
+        flight.free.push_back(index);
         if let Some(waker) = flight.waker.take() {
             waker.wake();
         }
