@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, refuse, within};
+use super::ConfigError;
+use super::check::{refuse, within};
 
 /// Consumer groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
