@@ -195,6 +195,7 @@ fn log_options(config: &BrokerConfig, logs: u16) -> LogOptions {
         pending_bytes_max: config.storage.pending_bytes_max.as_usize(),
         snapshot_bytes: config.storage.snapshot_bytes.0,
         idle_ms: config.storage.idle_ms,
+        ballast: config.storage.mode == StorageMode::Disk,
         sync: match config.storage.sync {
             SyncPolicy::Always => log::SyncPolicy::Always,
             SyncPolicy::Interval => log::SyncPolicy::Interval(config.storage.sync_interval_ms),

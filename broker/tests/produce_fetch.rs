@@ -8,7 +8,8 @@
 
 mod common;
 
-use common::{Client, batch, batch_of, body, start, stop};
+use common::{Client, batch, batch_of, body, config, start, start_with, stop};
+use equeue_broker::config::ByteSize;
 use equeue_net::Code;
 use equeue_net::api::{AckLevel, Produce};
 use equeue_record::{Offset, ProducerStamp, QueueKey};
@@ -162,7 +163,11 @@ fn old_messages_come_from_disk() {
 #[test]
 fn many_requests_in_flight_are_all_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = start(dir.path(), 1);
+    let mut settings = config(dir.path(), 1);
+    // Large enough that a shard's pending bytes are the limit, and not the space that a segment keeps for commits.
+    settings.storage.segment_bytes_first = ByteSize::mib(32);
+    settings.storage.segment_bytes_max = ByteSize::mib(32);
+    let broker = start_with(settings);
     let mut client = Client::connect(broker.address());
     let queue = client.create_queue("t").key;
     let mut writer = client.stream.try_clone().unwrap();

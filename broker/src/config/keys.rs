@@ -64,7 +64,7 @@ keys! {
     "storage.segment_bytes_max" = r#""256MiB""#, "1MiB..16GiB, whole MiB",
         "Largest segment file. Retention works on whole segments.";
     "storage.segment_bytes_first" = r#""16MiB""#, "1MiB..segment_bytes_max, whole MiB",
-        "First segment of a log, and after a crash; each next one is twice as large up to the maximum.";
+        "First segment of a log, and after a crash, for which as much is kept free; each next one is twice as large up to the maximum.";
     "storage.flush_bytes_max" = r#""1MiB""#, "8KiB..1MiB, whole 4KiB",
         "Soft cap of one flush (a write and a sync for many messages).";
     "storage.flush_depth" = "2", "1..2",

@@ -12,6 +12,9 @@ pub const LOST_AND_FOUND_DIR: &str = "lost+found";
 /// A repair was begun: the log is not opened before it has ended. In a log's folder.
 pub const REPAIR_INTENT_FILE: &str = "repair.intent";
 
+/// Keeps the space for the segment that a start after a crash begins with. In a log's folder.
+pub const BALLAST_FILE: &str = "ballast.tmp";
+
 const POSITION_DIGITS: usize = 20;
 
 /// A name in the folder of a log.
@@ -23,6 +26,8 @@ pub enum FileName {
     Index(Position),
     /// A segment being prepared; may be deleted at any start.
     Prep,
+    /// Nothing but space.
+    Ballast,
 }
 
 impl FileName {
@@ -32,6 +37,8 @@ impl FileName {
             parse_position(digits).map(Self::Segment)
         } else if let Some(digits) = name.strip_suffix(".idx") {
             parse_position(digits).map(Self::Index)
+        } else if name == BALLAST_FILE {
+            Some(Self::Ballast)
         } else {
             name.strip_prefix("prep-").and_then(|rest| rest.strip_suffix(".tmp")).map(|_| Self::Prep)
         }
@@ -87,6 +94,7 @@ mod tests {
         }
         assert_eq!(segment_name(Position(1 << 20)), "00000000000001048576.seg");
         assert_eq!(FileName::parse(&prep_name(7)), Some(FileName::Prep));
+        assert_eq!(FileName::parse(BALLAST_FILE), Some(FileName::Ballast));
         assert_eq!(parse_log_dir_name(&log_dir_name(LogId(12))), Some(LogId(12)));
     }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use equeue_record::{MasterEpoch, Offset};
 
+use super::ballast::Ballast;
 use super::fact::Fact;
 use super::flush::InFlight;
 use super::pending::{self, Pending, Room};
@@ -44,7 +45,10 @@ pub(super) struct Prepared<I: Io> {
 /// The segment after the active one.
 pub(super) enum Next<I: Io> {
     /// A task works on it.
-    Preparing,
+    Preparing {
+        /// Its blocks are reserved: it does not fail for want of space any more.
+        promised: bool,
+    },
     /// There it is.
     Ready(Prepared<I>),
 }
@@ -176,6 +180,9 @@ pub(super) struct Core<I: Io> {
 
     pub(super) closing: Closing,
     pub(super) disk_full: bool,
+    /// On a full disk: the last flush was a moment ago.
+    pub(super) resting: bool,
+    pub(super) ballast: Ballast,
     pub(super) poison: Option<Rc<str>>,
 
     pub(super) cache: Cache,
@@ -207,7 +214,7 @@ impl<I: Io> Core<I> {
             clock: ClockWatch::default(),
             stage: Stage::Running,
             active: None,
-            next: Next::Preparing,
+            next: Next::Preparing { promised: false },
             active_runs: 0,
             after_crash: false,
             position: Position(0),
@@ -231,6 +238,8 @@ impl<I: Io> Core<I> {
             older_snapshot: replay.older_snapshot,
             closing: Closing::No,
             disk_full: false,
+            resting: false,
+            ballast: Ballast::Missing,
             poison: None,
             stats: LogStats::default(),
             options,
@@ -266,7 +275,7 @@ impl<I: Io> Core<I> {
     pub(super) fn next_salt(&self) -> Option<Salt> {
         match &self.next {
             Next::Ready(prepared) => Some(prepared.header.salt),
-            Next::Preparing => None,
+            Next::Preparing { .. } => None,
         }
     }
 
@@ -283,6 +292,7 @@ impl<I: Io> Core<I> {
                 Step::Snapshot { .. } | Step::Seal | Step::Clean | Step::Open if self.must_be_alone() => {
                     Step::Wait
                 }
+                step if self.rests(step) => Step::Wait,
                 step => step,
             },
         }

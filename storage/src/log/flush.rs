@@ -304,6 +304,7 @@ impl<I: Io> CommitLog<I> {
                     let launch = self.inner.core.borrow_mut().build(&self.inner.io, step, &mut work);
                     if let Some(launch) = launch {
                         self.inner.io.spawn(self.clone().write(launch));
+                        self.rest();
                     }
                 }
             }

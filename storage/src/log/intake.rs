@@ -5,29 +5,14 @@ use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, check_batch};
 
 use super::core::{Change, Core, PendingEntry};
 use super::fact::Fact;
-use super::pending::{Item, written_len};
+use super::pending::Item;
+use super::reserve::Intake;
 use super::{AppendError, Appended, AtomicPart};
-use crate::format::{BLOCK_BYTES, STATE_VALUE_BYTES_MAX};
+use crate::format::STATE_VALUE_BYTES_MAX;
 use crate::io::Io;
 use crate::producer_state::{Refusal, StoredBatch, Verdict};
 use crate::state::{EntryBatch, EntryKey, STATE_KEY_BYTES_MAX, batch_bytes_max};
 use crate::types::Ticket;
-
-/// Largest atomic append of state entries that is taken while the disk is full.
-const RESERVE_UNIT_BYTES_MAX: usize = 64 << 10;
-/// Of the reserve: kept for what frees space, the log's own facts and snapshots.
-const FACTS_RESERVE_BYTES: u64 = 4 << 20;
-
-/// What an append holds, which decides whether a full disk takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Intake {
-    /// Refused.
-    Messages,
-    /// Taken while the reserve lasts.
-    State,
-    /// Taken as long as there is any room at all.
-    Facts,
-}
 
 impl<I: Io> Core<I> {
     /// Takes a batch of a queue. See [`super::CommitLog::append`].
@@ -124,21 +109,11 @@ impl<I: Io> Core<I> {
             return Err(AppendError::DiskFull);
         }
         let (pending, limit) = (self.pending.bytes(), self.options.pending_bytes_max);
-        if pending > 0 && pending + bytes > limit {
+        let is_too_much = pending > 0 && pending + bytes > limit;
+        if is_too_much || what == Intake::Messages && !self.messages_have_room() {
             return Err(AppendError::Busy { pending, limit });
         }
         Ok(())
-    }
-
-    /// Whether the rest of the active segment holds what waits and `bytes` more, each in a flush of its own.
-    fn reserve_has_room(&self, bytes: usize, what: Intake) -> bool {
-        let Some((header, _)) = &self.active else { return false };
-        // Nothing else can free space, so commits must not take the last of it.
-        let kept_back = if what == Intake::Facts { 0 } else { FACTS_RESERVE_BYTES.min(header.bytes / 4) };
-        // What waits is counted twice: a unit that does not fit into a window leaves less than its own size unused.
-        let waiting = 2 * written_len(self.pending.bytes()) as u64;
-        let needed = written_len(bytes) as u64 + waiting + kept_back + 2 * BLOCK_BYTES;
-        bytes <= RESERVE_UNIT_BYTES_MAX && self.position.plus(needed) <= header.end()
     }
 
     fn check_parts(&self, parts: &[AtomicPart]) -> Result<Vec<BatchHeader>, AppendError> {

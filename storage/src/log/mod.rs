@@ -13,6 +13,7 @@
 
 mod answer;
 mod assemble;
+mod ballast;
 mod core;
 mod error;
 mod fact;
@@ -25,6 +26,7 @@ pub(crate) mod queue;
 mod read;
 mod recovery;
 pub(crate) mod replay;
+mod reserve;
 mod retire;
 mod roll;
 mod scrub;
@@ -115,8 +117,8 @@ impl<I: Io> Drop for Busy<I> {
 impl<I: Io> CommitLog<I> {
     /// Opens (or creates) the log in `dir`, recovering what is there.
     ///
-    /// Resolves when the log can serve: after a stop that was not orderly that is when OPEN is durable, or, on a full
-    /// disk, when everything can be read and messages are refused.
+    /// Resolves when the log can serve: the space for the next segment is there, and after a stop that was not orderly OPEN is
+    /// durable; or, on a full disk, everything can be read and messages are refused.
     ///
     /// # Errors
     /// [`OpenError::Damaged`] when synced bytes are gone or wrong; nothing was changed then.

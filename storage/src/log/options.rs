@@ -20,7 +20,8 @@ pub struct LogOptions {
     pub flush_depth: usize,
     /// Bytes of memory for recent and re-read log bytes (default 256 MiB).
     pub cache_bytes: usize,
-    /// Appends that wait for a flush, bytes (default 8 MiB); past it: [`super::AppendError::Busy`].
+    /// Appends that wait for a flush, bytes (default 8 MiB); past it: [`super::AppendError::Busy`]. Of messages fewer,
+    /// where segments are so small that this could take up the last one.
     pub pending_bytes_max: usize,
     /// A snapshot at the latest after so many bytes (default 256 MiB).
     pub snapshot_bytes: u64,
@@ -30,6 +31,9 @@ pub struct LogOptions {
     pub scrub_bytes_per_second: u64,
     /// Producers remembered at the most (default 100,000).
     pub producers_max: usize,
+    /// Keep the space for the segment that a start after a crash begins with, also on a full disk (default). Of no use for
+    /// files in memory.
+    pub ballast: bool,
     /// When acknowledged messages are synced (default: before).
     pub sync: SyncPolicy,
     /// Switches that only tests use; [`Hazards::default`] is the only safe value.
@@ -81,6 +85,7 @@ impl Default for LogOptions {
             idle_ms: 100,
             scrub_bytes_per_second: 4 << 20,
             producers_max: 100_000,
+            ballast: true,
             sync: SyncPolicy::Always,
             hazards: Hazards::default(),
         }

@@ -224,7 +224,7 @@ impl<I: Io> Survey<I> {
         if let Some(last) = segments.last().filter(|_| clean) {
             active = Some((last.header, Rc::new(self.open(last.header.position).await?)));
         }
-        let mut next = Next::Preparing;
+        let mut next = Next::Preparing { promised: false };
         if let Some(header) = self.segments.get(used).copied() {
             let file = Rc::new(self.open(header.position).await?);
             next = Next::Ready(Prepared { header, file, late: false });
@@ -232,7 +232,7 @@ impl<I: Io> Survey<I> {
         let cause = if used == 0 { OpenCause::New } else { OpenCause::Crash };
         let open_body =
             OpenBody { previous_end: chain.position, epoch: MasterEpoch(epoch.0.saturating_add(1)), cause };
-        let Self { io, dir, log, options, .. } = self;
+        let Self { io, dir, log, options, ballast, .. } = self;
         let mut core = Core::new(&dir, log, options, replay).going_on(
             (chain, epoch),
             (segments, active, next),
@@ -240,13 +240,14 @@ impl<I: Io> Survey<I> {
             (active_runs, found.torn_bytes),
         );
         core.retiring.gone = gone;
+        core.ballast = ballast;
         Ok(CommitLog::assemble(io, dir, core))
     }
 }
 
 impl<I: Io> Core<I> {
     /// The OPEN of this life, if there must be one, is durable.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let opening = self.in_flight.iter().any(|flight| flight.header.kind == FlushKind::Open);
         self.stage != Stage::Opening && self.open_body.is_none() && !opening
     }
@@ -255,7 +256,7 @@ impl<I: Io> Core<I> {
 impl<I: Io> CommitLog<I> {
     /// Starts the tasks; ends when the log can serve.
     async fn serve(&self) -> Result<(), OpenError> {
-        let must_prepare = matches!(self.inner.core.borrow().next, Next::Preparing);
+        let must_prepare = matches!(self.inner.core.borrow().next, Next::Preparing { .. });
         if must_prepare {
             self.inner.io.spawn(self.clone().prepare_next());
         }
@@ -270,14 +271,17 @@ impl<I: Io> CommitLog<I> {
                     source: io::Error::other(reason.to_string()),
                 }));
             }
-            (core.is_open() || core.disk_full).then_some(Ok(()))
+            // Messages are not taken before it is known whether there is space behind this segment.
+            let is_known = core.next.is_promised() || core.disk_full;
+            let has_none = core.active.is_none() && core.disk_full;
+            (core.is_open() && is_known || has_none).then_some(Ok(()))
         };
         self.inner.work.until(ready).await?;
         self.begin_indexing();
         // On a full disk OPEN is not written yet: the old end may still be asked for.
         let is_open = self.inner.core.borrow().is_open();
         if is_open {
-            self.inner.io.spawn(self.clone().give_back_tails());
+            self.inner.io.spawn(self.clone().restore_ballast());
         }
         Ok(())
     }

@@ -103,6 +103,13 @@ pub(super) struct Retiring {
     warned_at_ms: Option<u64>,
 }
 
+impl Retiring {
+    /// A pass is going on.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+}
+
 /// Ends a pass.
 struct Pass<'a, I: Io>(&'a CommitLog<I>);
 
@@ -120,9 +127,11 @@ impl<I: Io> Core<I> {
         self.segments.iter().chain(&self.retiring.gone).map(|segment| segment.stored_bytes).sum::<u64>()
             + prepared
             + spare
+            + self.ballast.stored_bytes()
     }
 
-    fn stops(&self) -> bool {
+    /// It is being closed, or failed.
+    pub(super) fn stops(&self) -> bool {
         self.closing != Closing::No || self.poison.is_some()
     }
 

@@ -28,7 +28,7 @@ const WORTH_WAITING_BYTES: u64 = 64 << 20;
 
 impl<I: Io> Core<I> {
     /// Size of the segment after the active one.
-    fn next_bytes(&self) -> u64 {
+    pub(super) fn next_bytes(&self) -> u64 {
         match &self.active {
             // A crash uses up a segment: it must not double the next one too.
             Some((header, _)) if self.after_crash => header.bytes.min(self.options.segment_bytes_max),
@@ -43,7 +43,7 @@ impl<I: Io> Core<I> {
             Next::Ready(prepared) => {
                 prepared.header.bytes.saturating_mul(2).min(self.options.segment_bytes_max)
             }
-            Next::Preparing => self.next_bytes(),
+            Next::Preparing { .. } => self.next_bytes(),
         }
     }
 
@@ -59,8 +59,8 @@ impl<I: Io> Core<I> {
     pub(super) fn next_bytes_stored(&self) -> u64 {
         match &self.next {
             Next::Ready(prepared) => prepared.header.bytes,
-            Next::Preparing if self.disk_full || self.spare.is_some() => 0,
-            Next::Preparing => self.next_bytes(),
+            Next::Preparing { .. } if self.disk_full || self.spare.is_some() => 0,
+            Next::Preparing { .. } => self.next_bytes(),
         }
     }
 
@@ -101,7 +101,10 @@ impl<I: Io> Core<I> {
 
     /// The prepared segment becomes the active one; gives the file of the one before.
     fn activate(&mut self) -> Option<Rc<I::File>> {
-        let Next::Ready(prepared) = std::mem::replace(&mut self.next, Next::Preparing) else { return None };
+        let Next::Ready(prepared) = std::mem::replace(&mut self.next, Next::Preparing { promised: false })
+        else {
+            return None;
+        };
         let Prepared { header, file, late } = prepared;
         if let Some(last) = self.segments.last_mut()
             && self.active.is_some()
@@ -152,25 +155,37 @@ impl<I: Io> CommitLog<I> {
                 }
                 (core.next_position(), core.next_bytes())
             };
-            match self.prepare_at(position, bytes).await {
+            let error = match self.prepare_at(position, bytes).await {
                 Ok(prepared) => {
-                    let mut core = self.inner.core.borrow_mut();
-                    core.next = Next::Ready(prepared);
-                    if std::mem::take(&mut core.disk_full) {
-                        tracing::info!(log = %core.log, "there is space for a segment again");
-                    }
-                    drop(core);
-                    self.inner.work.notify();
-                    return;
+                    self.is_prepared(prepared);
+                    return self.keep_ballast().await;
                 }
-                Err(error) => {
-                    self.could_not_prepare(position, &error);
-                    // Half-made files would be in the way; most often this one is removed already.
-                    let _ = self.inner.io.remove(&self.inner.dir.join(prep_name(position.0))).await;
-                }
+                Err(error) => error,
+            };
+            // Half-made files would be in the way; most often this one is removed already.
+            let _ = self.inner.io.remove(&self.inner.dir.join(prep_name(position.0))).await;
+            if error.is_full()
+                && let Some(prepared) = self.use_ballast(position).await
+            {
+                return self.is_prepared(prepared);
             }
+            self.could_not_prepare(position, &error);
+            // What this log can free itself, and then what others freed, is for the ballast first.
+            self.clone().restore_ballast().await;
             self.inner.io.sleep(RETRY).await;
+            self.clone().restore_ballast().await;
         }
+    }
+
+    /// The next segment is there.
+    fn is_prepared(&self, prepared: Prepared<I>) {
+        let mut core = self.inner.core.borrow_mut();
+        core.next = Next::Ready(prepared);
+        if std::mem::take(&mut core.disk_full) {
+            tracing::info!(log = %core.log, "there is space for a segment again");
+        }
+        drop(core);
+        self.inner.work.notify();
     }
 
     async fn prepare_at(&self, position: Position, bytes: u64) -> Result<Prepared<I>, PrepareError> {
@@ -192,7 +207,15 @@ impl<I: Io> CommitLog<I> {
             // Of another size now, or not usable: its space may be what is wanted.
             let _ = self.inner.io.remove(&self.inner.dir.join(prep_name(spare.position.0))).await;
         }
-        let pace = |zeroed| self.inner.core.borrow().pace(zeroed, bytes);
+        let pace = |zeroed| {
+            // It is asked for as soon as the blocks are reserved.
+            let mut core = self.inner.core.borrow_mut();
+            if !core.next.is_promised() {
+                core.next = Next::Preparing { promised: true };
+                self.inner.work.notify();
+            }
+            core.pace(zeroed, bytes)
+        };
         let how = Preparation { pace: &pace, sync_dir };
         let (file, content) = prepare_ahead(&self.inner.io, &self.inner.dir, &header, how).await?;
         Ok(Prepared { header, file: Rc::new(file), late: content == Fill::Reserved })
@@ -201,7 +224,8 @@ impl<I: Io> CommitLog<I> {
     /// Makes the next segment out of a retired one.
     async fn reuse(&self, spare: &SegmentHeader, header: SegmentHeader) -> Option<Prepared<I>> {
         let sync_dir = !self.inner.core.borrow().options.hazards.no_dir_sync;
-        match reuse_segment(&self.inner.io, &self.inner.dir, spare.position, &header, sync_dir).await {
+        let retired = self.inner.dir.join(prep_name(spare.position.0));
+        match reuse_segment(&self.inner.io, &self.inner.dir, &retired, &header, sync_dir).await {
             Ok(file) => {
                 self.inner.core.borrow_mut().stats.segments_recycled += 1;
                 Some(Prepared { header, file: Rc::new(file), late: false })
@@ -215,6 +239,7 @@ impl<I: Io> CommitLog<I> {
 
     fn could_not_prepare(&self, position: Position, error: &PrepareError) {
         let mut core = self.inner.core.borrow_mut();
+        core.next = Next::Preparing { promised: false };
         core.stats.prepare_failures += 1;
         if !std::mem::replace(&mut core.disk_full, true) {
             tracing::error!(
@@ -228,7 +253,7 @@ impl<I: Io> CommitLog<I> {
 
     /// Gives the blocks behind the end of segments that a crash ended back to the file system. OPEN is durable: whatever
     /// lies there is no part of the log for ever. A file system that cannot do it keeps them until retention.
-    pub(super) async fn give_back_tails(self) {
+    pub(super) async fn give_back_tails(&self) {
         let _busy = self.busy();
         loop {
             let ended = {
@@ -239,7 +264,7 @@ impl<I: Io> CommitLog<I> {
                     let is_worth_it = tail >= segment.header.bytes / WORTH_GIVING_BACK;
                     is_worth_it && !segment.is_partial() && Some(segment.header.position) != active
                 };
-                let may = active.is_some() && core.closing == Closing::No;
+                let may = active.is_some() && core.is_open() && core.closing == Closing::No;
                 core.segments.iter().find(ended).copied().filter(|_| may)
             };
             let Some(segment) = ended else { return };
@@ -315,7 +340,7 @@ impl<I: Io> CommitLog<I> {
     pub(super) async fn close_files(&self) {
         let (active, next) = {
             let mut core = self.inner.core.borrow_mut();
-            (core.active.take(), std::mem::replace(&mut core.next, Next::Preparing))
+            (core.active.take(), std::mem::replace(&mut core.next, Next::Preparing { promised: false }))
         };
         let mut files = self.inner.reads.take_files();
         files.extend(active.map(|(_, file)| file));

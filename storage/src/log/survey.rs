@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use futures::stream::{self, StreamExt as _};
 
+use super::ballast::Ballast;
 use super::{LogOptions, OpenError};
 use crate::format::{
     Chain, FileName, FlushHeader, FormatError, REPAIR_INTENT_FILE, SegmentHeader, segment_name,
@@ -32,6 +33,7 @@ pub(super) struct Survey<I: Io> {
     pub(super) segments: Vec<SegmentHeader>,
     /// Bytes that each takes on disk.
     pub(super) stored: Vec<u64>,
+    pub(super) ballast: Ballast,
     /// What the newest segments begin with, oldest first.
     firsts: Vec<(SegmentHeader, FirstFlush)>,
 }
@@ -44,8 +46,8 @@ impl<I: Io> Survey<I> {
         log: LogId,
         options: LogOptions,
     ) -> Result<Self, OpenError> {
-        let mut survey =
-            Self { io, dir, log, options, segments: Vec::new(), stored: Vec::new(), firsts: Vec::new() };
+        let (segments, stored, firsts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut survey = Self { io, dir, log, options, segments, stored, ballast: Ballast::Missing, firsts };
         let Self { io, dir, .. } = &survey;
         io.create_dir(dir).await.map_err(failed(dir, "creating the folder"))?;
         if let Some(parent) = dir.parent() {
@@ -65,6 +67,7 @@ impl<I: Io> Survey<I> {
             let (path, command) = (dir.join(REPAIR_INTENT_FILE), survey.repair("--finish"));
             return Err(OpenError::RepairUnfinished { path, command });
         }
+        survey.ballast = Ballast::find(&entries, survey.options.segment_bytes_first);
         let mut names: Vec<_> = entries
             .iter()
             .filter_map(|entry| match FileName::parse(&entry.name) {

@@ -15,7 +15,6 @@ use thiserror::Error;
 
 use crate::format::{FileName, SEGMENT_HEADER_LEN, SegmentHeader, WINDOW_BYTES, prep_name, segment_name};
 use crate::io::{Access, Io, IoFile};
-use crate::types::Position;
 
 /// What is in a segment before its first flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,23 +132,23 @@ pub async fn prepare_ahead<I: Io>(
     Ok(prepared)
 }
 
-/// Makes a segment of a retired one, which was renamed to the `prep-*.tmp` of its position and that synced: its blocks
-/// are written already. A new salt makes what it holds mean nothing. `header.bytes` is its size.
+/// Makes a segment of the file at `temporary`, whose blocks are there already: a retired one, which was renamed to the
+/// `prep-*.tmp` of its position and that synced, or the ballast. A new salt makes what it holds mean nothing.
+/// `header.bytes` is its size.
 pub async fn reuse_segment<I: Io>(
     io: &I,
     dir: &Path,
-    retired: Position,
+    temporary: &Path,
     header: &SegmentHeader,
     sync_dir: bool,
 ) -> Result<I::File, PrepareError> {
-    let temporary = dir.join(prep_name(retired.0));
-    let file = io.open(&temporary, Access::ReadWrite).await.map_err(failed(&temporary, "opening"))?;
+    let file = io.open(temporary, Access::ReadWrite).await.map_err(failed(temporary, "opening"))?;
     // Nothing to do when all its blocks are there; where some are not, the space must be found now and not by a flush.
-    file.preallocate(header.bytes).await.map_err(failed(&temporary, "reserving space"))?;
-    write_header(io, &file, header).await.map_err(failed(&temporary, "writing the header"))?;
-    file.sync().await.map_err(failed(&temporary, "syncing"))?;
+    file.preallocate(header.bytes).await.map_err(failed(temporary, "reserving space"))?;
+    write_header(io, &file, header).await.map_err(failed(temporary, "writing the header"))?;
+    file.sync().await.map_err(failed(temporary, "syncing"))?;
     let path = dir.join(segment_name(header.position));
-    io.rename(&temporary, &path).await.map_err(failed(&path, "renaming to it"))?;
+    io.rename(temporary, &path).await.map_err(failed(&path, "renaming to it"))?;
     if sync_dir {
         io.sync_dir(dir).await.map_err(failed(dir, "syncing"))?;
     }

@@ -200,6 +200,13 @@ impl MemoryIo {
         Self::with_disk(0, self.world.disk.take())
     }
 
+    /// Ends the machine: all tasks are dropped, and with them what they hold. Tasks hold their machine and it holds them, so
+    /// one that is just let go of stays in memory.
+    pub fn end(self) {
+        self.world.is_off.set(true);
+        self.world.executor.drop_tasks();
+    }
+
     /// Calls begun so far: the number of the next one.
     pub fn calls(&self) -> u64 {
         self.world.calls.get()
