@@ -15,9 +15,8 @@ const RECOVER_LIMIT: Duration = Duration::from_secs(20);
 const REFUSALS: u64 = 100;
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How often a disk runs full before it is given up: there are as many pieces of ballast. Each time the grants and commits
-/// of consumers take some of the reserve, which on so small a disk lasts for about three times.
-pub(super) const FILLS: u64 = 2;
+/// How often a disk runs full before it is given up: there are as many pieces of ballast.
+pub(super) const FILLS: u64 = 4;
 
 impl Campaign<'_> {
     /// One disk: full, space again, full again, as long as there is ballast to throw away.
@@ -34,8 +33,8 @@ impl Campaign<'_> {
         Ok(())
     }
 
-    /// One round: full (refused sends, consumers go on), every other time a crash and a start on the full disk, then
-    /// space again (sends work by themselves), then the oracle.
+    /// One round: full (refused sends, consumers go on, new ones come), every other time a crash and a start on the full
+    /// disk, then space again (sends work by themselves), then the oracle.
     async fn fill_once(&mut self, life: &mut Life, fill: u64) -> anyhow::Result<()> {
         let round = self.report.rounds + 1;
         life.enter_round(round);
@@ -44,8 +43,10 @@ impl Campaign<'_> {
         // Nothing more is stored, so the ends stand still: consumers must come to them, and commit.
         life.catch_up().await?;
         life.check_commits().await?;
+        life.join_and_commit(&format!("full-{round}")).await?;
         if round.is_multiple_of(2) {
             self.crash_while_full(life).await?;
+            life.join_and_commit(&format!("crashed-{round}")).await?;
         }
         life.check_alive()?;
         self.report.usage = self.report.usage.max(life.usage());

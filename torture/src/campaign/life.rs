@@ -154,6 +154,11 @@ impl Life {
         anyhow::bail!("no message is {missing} within {HEALING_LIMIT:?}")
     }
 
+    /// A new group joins, reads everything and commits (C9).
+    pub(super) async fn join_and_commit(&self, group: &str) -> anyhow::Result<()> {
+        reader::join_and_commit(&self.client, &self.shared, group).await
+    }
+
     /// Committed offsets must be what the groups were told (C7).
     pub(super) async fn check_commits(&self) -> anyhow::Result<()> {
         reader::check_commits(&self.client, &self.shared).await

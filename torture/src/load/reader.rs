@@ -1,14 +1,15 @@
-//! The fresh consumer: reads every queue from its start to its end, for the oracle.
+//! Fresh consumers: one that reads every queue from its start to its end for the oracle, one that shows that a new group
+//! finds everything it needs.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use equeue_client::{Client, ConsumerOptions, StartAt, Subscription};
+use equeue_client::{Client, Consumer, ConsumerOptions, Received, StartAt, Subscription};
 use equeue_net::api::OffsetAt;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::consumers::seen;
+use super::{Records, Shared};
 use crate::oracle::reading::Reading;
 use crate::oracle::violation::Class;
 
@@ -24,11 +25,62 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// # Errors
 /// When it cannot be read to the end: that is noted as a violation too, and nothing is said about lost messages.
 pub(crate) async fn read_all(client: &Client, shared: &Shared, group: &str) -> anyhow::Result<u64> {
-    let ends = ends(client, shared).await?;
     let mut readings: Vec<Reading> = {
         let records = shared.records();
         (0..shared.shape.queue_count()).map(|queue| Reading::begin(&records.evidence, queue)).collect()
     };
+    let (consumer, read) = read_to_ends(client, shared, group, |records, queue, message| {
+        if let Some(reading) = readings.get_mut(usize::from(queue)) {
+            reading.record(&mut records.evidence, message.offset.0, &seen(message));
+        }
+    })
+    .await?;
+    // It commits nothing: that it closes well is not what is tested here.
+    let _ = tokio::time::timeout(ANSWER_LIMIT, consumer.close()).await;
+    let mut records = shared.records();
+    for reading in readings {
+        reading.finish(&mut records.evidence);
+    }
+    Ok(read)
+}
+
+/// A new group finds its members, gets its queues, reads them to their ends and commits, whatever the state of the disk.
+///
+/// # Errors
+/// When it does not: that is noted as a violation too.
+pub(crate) async fn join_and_commit(client: &Client, shared: &Shared, group: &str) -> anyhow::Result<()> {
+    let (mut consumer, _) = read_to_ends(client, shared, group, |_, _, _| {}).await?;
+    let begun = Instant::now();
+    loop {
+        let reason = match tokio::time::timeout(ANSWER_LIMIT, consumer.commit()).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        if begun.elapsed() > ANSWER_LIMIT {
+            shared.violation(Class::Stuck, || {
+                format!("group {group} cannot commit for {ANSWER_LIMIT:?}: {reason}")
+            });
+            anyhow::bail!("a new group cannot commit: {reason}");
+        }
+        tokio::time::sleep(BACK_OFF).await;
+    }
+    if tokio::time::timeout(ANSWER_LIMIT, consumer.close()).await.is_err() {
+        shared.violation(Class::Stuck, || {
+            format!("the member of group {group} does not close within {ANSWER_LIMIT:?}")
+        });
+    }
+    Ok(())
+}
+
+/// Lets a new group read every queue to where it ends now; gives its consumer and the number of messages.
+async fn read_to_ends(
+    client: &Client,
+    shared: &Shared,
+    group: &str,
+    mut each: impl FnMut(&mut Records, u16, &Received),
+) -> anyhow::Result<(Consumer, u64)> {
+    let ends = ends(client, shared).await?;
     let options = ConsumerOptions {
         group: group.to_owned(),
         topics: shared.shape.topics.iter().map(Subscription::all).collect(),
@@ -38,23 +90,13 @@ pub(crate) async fn read_all(client: &Client, shared: &Shared, group: &str) -> a
         ..ConsumerOptions::default()
     };
     let mut consumer = client.consumer(options).await.context("cannot make a fresh consumer")?;
-    let mut read = 0;
-    let mut last = Instant::now();
-    while readings.iter().zip(&ends).any(|(reading, end)| reading.next() < *end) {
+    let mut next = vec![0; ends.len()];
+    let (mut read, mut last) = (0, Instant::now());
+    while next.iter().zip(&ends).any(|(next, end)| next < end) {
         let messages = consumer.pull(10_000, Duration::from_millis(500)).await.unwrap_or_default();
         if messages.is_empty() {
             if last.elapsed() > STALL_LIMIT {
-                let standing: Vec<_> = readings
-                    .iter()
-                    .zip(&ends)
-                    .enumerate()
-                    .filter(|(_, (reading, end))| reading.next() < **end)
-                    .map(|(queue, (reading, end))| format!("#{queue} at {} of {end}", reading.next()))
-                    .collect();
-                shared.violation(Class::Stuck, || {
-                    format!("a fresh consumer gets nothing for {STALL_LIMIT:?}: {}", standing.join(", "))
-                });
-                anyhow::bail!("the queues cannot be read to their ends");
+                return Err(stalled(shared, group, &next, &ends));
             }
             continue;
         }
@@ -62,9 +104,13 @@ pub(crate) async fn read_all(client: &Client, shared: &Shared, group: &str) -> a
         read += messages.len() as u64;
         let mut records = shared.records();
         for message in &messages {
-            let queue = shared.shape.index(&message.topic, message.queue);
-            match queue.and_then(|queue| readings.get_mut(usize::from(queue))) {
-                Some(reading) => reading.record(&mut records.evidence, message.offset.0, &seen(message)),
+            match shared.shape.index(&message.topic, message.queue) {
+                Some(queue) => {
+                    if let Some(next) = next.get_mut(usize::from(queue)) {
+                        *next = message.offset.0.saturating_add(1).max(*next);
+                    }
+                    each(&mut records, queue, message);
+                }
                 None => records.evidence.findings().note(Class::Phantom, || {
                     format!(
                         "a message of queue {} of topic {}, which is not there",
@@ -74,13 +120,21 @@ pub(crate) async fn read_all(client: &Client, shared: &Shared, group: &str) -> a
             }
         }
     }
-    // It holds nothing and commits nothing: that it closes well is not what is tested here.
-    let _ = tokio::time::timeout(ANSWER_LIMIT, consumer.close()).await;
-    let mut records = shared.records();
-    for reading in readings {
-        reading.finish(&mut records.evidence);
-    }
-    Ok(read)
+    Ok((consumer, read))
+}
+
+fn stalled(shared: &Shared, group: &str, next: &[u64], ends: &[u64]) -> anyhow::Error {
+    let standing: Vec<_> = next
+        .iter()
+        .zip(ends)
+        .enumerate()
+        .filter(|(_, (next, end))| next < end)
+        .map(|(queue, (next, end))| format!("#{queue} at {next} of {end}"))
+        .collect();
+    shared.violation(Class::Stuck, || {
+        format!("the new group {group} gets nothing for {STALL_LIMIT:?}: {}", standing.join(", "))
+    });
+    anyhow::anyhow!("the queues cannot be read to their ends")
 }
 
 /// The end of every queue; asks until each broker answers.

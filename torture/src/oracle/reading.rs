@@ -28,11 +28,6 @@ impl Reading {
         }
     }
 
-    /// The offset after the last record seen.
-    pub(crate) fn next(&self) -> u64 {
-        self.next
-    }
-
     /// Looks at the next record.
     pub(crate) fn record(&mut self, evidence: &mut Evidence, offset: u64, seen: &Seen<'_>) {
         let (queue, expected) = (self.queue, self.next);
