@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 const LINE_BYTES_MAX: u64 = 1 << 16;
 /// Panics and other alarming lines that are kept.
 const ALARMS_MAX: usize = 5;
+/// How long a stopped process may go on.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(2);
 
@@ -183,6 +185,21 @@ impl Child {
         self.process.try_wait().context("cannot ask for the state of the child")
     }
 
+    /// Stops it where it is, as SIGSTOP does; ends when none of its threads can do anything any more.
+    pub(crate) fn freeze(&mut self) -> anyhow::Result<()> {
+        let id = self.process.id();
+        let pid = Pid::from_raw(i32::try_from(id).context("an impossible process id")?);
+        kill(pid, Signal::SIGSTOP).context("cannot stop the child")?;
+        let asked = Instant::now();
+        while !is_frozen(id)? {
+            if asked.elapsed() > FREEZE_LIMIT {
+                bail!("the child does not stand still within {FREEZE_LIMIT:?} of SIGSTOP");
+            }
+            thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
+    }
+
     /// Kills it without warning and waits until it is gone.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().context("cannot kill the child")?;
@@ -233,6 +250,22 @@ impl Drop for Child {
             let _ = self.kill();
         }
     }
+}
+
+/// Whether each thread of a process is stopped. Threads in which the kernel works for its rings run no code of it.
+fn is_frozen(id: u32) -> anyhow::Result<bool> {
+    let tasks = format!("/proc/{id}/task");
+    for task in std::fs::read_dir(&tasks).with_context(|| format!("cannot list {tasks}"))? {
+        let path = task.with_context(|| format!("cannot list {tasks}"))?.path().join("stat");
+        // One that ended meanwhile does nothing either.
+        let Ok(stat) = std::fs::read_to_string(&path) else { continue };
+        let (before, after) = stat.rsplit_once(')').context("a stat file without a name")?;
+        let is_kernels = before.split_once('(').is_some_and(|(_, name)| name.starts_with("iou-"));
+        if !is_kernels && !after.trim_start().starts_with(['T', 't', 'Z', 'X']) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[expect(unsafe_code, reason = "only code that runs between fork and exec can ask for the signal")]
@@ -352,6 +385,33 @@ mod tests {
         let error =
             Child::spawn(&spec).unwrap().ready(Duration::from_secs(20)).await.unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no way"), "{error}");
+    }
+
+    #[test]
+    fn a_frozen_child_does_nothing_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let spec = Spec {
+            binary: "/bin/sh".into(),
+            arguments: ["-c", "while :; do echo tick >&2; done"].map(OsString::from).to_vec(),
+            environment: Vec::new(),
+            log: log.clone(),
+        };
+        let mut child = Child::spawn(&spec).unwrap();
+        let len = || std::fs::metadata(&log).unwrap().len();
+        let begun = Instant::now();
+        while len() < 1000 {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            thread::sleep(GLANCE);
+        }
+        child.freeze().unwrap();
+        assert!(is_frozen(child.process.id()).unwrap());
+        // What it said before is still being read.
+        thread::sleep(Duration::from_millis(200));
+        let before = len();
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(len(), before);
+        child.kill().unwrap();
     }
 
     #[tokio::test]

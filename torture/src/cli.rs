@@ -125,6 +125,9 @@ pub(crate) struct PowercutArgs {
     /// Where the power is cut
     #[arg(long, value_enum, default_value_t)]
     pub(crate) cut: CutArg,
+    /// What the broker does at that moment
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) broker: BrokerAtCut,
     /// Switch a mechanism of the broker off, to see that this test can fail
     #[arg(long, value_enum)]
     pub(crate) hazard: Option<Hazard>,
@@ -144,6 +147,18 @@ pub(crate) enum CutArg {
     /// In the device: what it was not told to flush is lost
     Device,
     /// Either, at random; in the device where a loss is expected
+    #[default]
+    Both,
+}
+
+/// What the broker does while the power is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BrokerAtCut {
+    /// It was stopped just before: all that anybody heard of it was said before the cut, and counts
+    Stopped,
+    /// It runs on for a moment and sees its disk fail; what is heard from then on does not count
+    Running,
+    /// Either, at random; stopped where a loss is expected
     #[default]
     Both,
 }

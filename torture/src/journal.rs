@@ -1,7 +1,7 @@
 //! The journal of a life on disk, outside the directory that is tortured: what every producer sent and was told.
 //!
 //! One line per event: `S` sent, `A` acknowledged (with queue and offset), `F` failed, `U` unknown; then producer,
-//! queue, sequence. It is for people who look into a violation; the oracle has the same in memory.
+//! queue, sequence. Remarks tell when the power was cut and came back: what was acknowledged between is no promise. It is for people who look into a violation; the oracle has the same in memory.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};

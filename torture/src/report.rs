@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::child::Usage;
-use crate::oracle::Evidence;
 use crate::oracle::violation::{Class, Findings, Violation};
+use crate::oracle::{Evidence, Late};
 
 /// Times of one kind.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +72,8 @@ pub(crate) struct Report {
     pub(crate) readings: u32,
     /// Starts that the broker refused because of damage, where losses are expected.
     pub(crate) refusals: u32,
+    /// Power cuts, by what the broker did.
+    pub(crate) cuts: Cuts,
     /// Starts that were ended by a fault before the broker was ready, or just after.
     pub(crate) interrupted: u32,
     /// The most that a broker held before a fault.
@@ -85,6 +87,16 @@ pub(crate) struct Report {
     /// Why the run ended early.
     pub(crate) failure: Option<String>,
     messages: Messages,
+    late: Late,
+}
+
+/// Power cuts of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Cuts {
+    /// The broker was stopped before: every word of it counts.
+    pub(crate) stopped: u32,
+    /// It ran on; what was heard from then on is in [`Late`].
+    pub(crate) running: u32,
 }
 
 /// As it is printed.
@@ -98,6 +110,8 @@ struct Printed<'a> {
     readings: u32,
     refusals: u32,
     interrupted_starts: u32,
+    cuts: Cuts,
+    heard_during_cuts: Late,
     messages: Messages,
     restart_to_ready_ms: Spread,
     ready_to_first_ack_ms: Spread,
@@ -123,6 +137,10 @@ impl Report {
         self.lives += 1;
         self.messages.sent += tally.sent;
         self.messages.acknowledged += tally.acknowledged;
+        let late = evidence.late();
+        self.late.acknowledged += late.acknowledged;
+        self.late.lost += late.lost;
+        self.late.pulled += late.pulled;
         self.messages.failed += tally.failed;
         self.messages.unknown += tally.unknown + tally.pending;
         for group in evidence.groups() {
@@ -158,6 +176,8 @@ impl Report {
             readings: self.readings,
             refusals: self.refusals,
             interrupted_starts: self.interrupted,
+            cuts: self.cuts,
+            heard_during_cuts: self.late,
             messages: self.messages,
             restart_to_ready_ms: self.restart.spread(),
             ready_to_first_ack_ms: self.first_ack.spread(),
@@ -191,6 +211,14 @@ impl Report {
         )?;
         writeln!(to, "  read along          {pulled}, of these {redelivered} again to the same member")?;
         writeln!(to, "  read by the oracle  {verified} in {} readings", self.readings)?;
+        if self.cuts != Cuts::default() {
+            let (Cuts { stopped, running }, Late { acknowledged, lost, pulled }) = (self.cuts, self.late);
+            writeln!(to, "  power cuts          {stopped} of a stopped broker, {running} of a running one")?;
+            writeln!(
+                to,
+                "  heard during cuts   {acknowledged} acknowledged, {lost} of them gone; {pulled} read along"
+            )?;
+        }
         if self.interrupted > 0 {
             writeln!(to, "  interrupted starts  {}", self.interrupted)?;
         }

@@ -117,6 +117,11 @@ impl Servers {
         Ok(child.alarms())
     }
 
+    /// Stops the broker where it is; it can only be killed afterwards.
+    pub(crate) fn freeze_broker(&mut self) -> anyhow::Result<()> {
+        self.broker.as_mut().context("there is no broker")?.freeze()
+    }
+
     /// Stops the broker in order; what was not orderly about it, if anything.
     pub(crate) async fn stop_broker(&mut self) -> anyhow::Result<Option<String>> {
         let Some(mut child) = self.broker.take() else { return Ok(None) };

@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
-use super::life::{Life, Site};
+use super::life::Life;
 use super::{Campaign, Mode};
-use crate::cli::CutArg;
+use crate::cli::{BrokerAtCut, CutArg, PowercutArgs};
 use crate::disk::Cut;
 use crate::oracle::violation::Class;
 
-/// How long a broker may live on a dead disk before its process is ended too, ms.
+/// How long a running broker may live on a dead disk before its process is ended too, ms.
 const AFTERLIFE_MS: std::ops::Range<u64> = 0..40;
 /// How long a start may go on before it is ended: in the middle of recovery, or just after it, ms.
 const RECOVERY_MS: std::ops::Range<u64> = 0..250;
@@ -26,13 +26,45 @@ pub(super) enum Fault {
     Kill,
     /// SIGTERM.
     Stop,
-    /// The disk dies, the process lives on for a moment.
+    /// The disk dies, and the process with it.
     PowerCut {
         /// Where.
         cut: Cut,
-        /// For how long.
-        afterlife: Duration,
+        /// What the process does meanwhile.
+        process: AtCut,
     },
+}
+
+/// What a broker does while its power is cut. The two find different things: what is heard of a stopped one was all said
+/// before the cut, so every word counts; a running one sees its disk fail and must not make things worse, but its words
+/// from then on prove nothing (see [`Evidence::go_dark`]).
+///
+/// [`Evidence::go_dark`]: crate::oracle::Evidence::go_dark
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AtCut {
+    /// It was stopped before.
+    Stopped,
+    /// It lives on for so long.
+    Running(Duration),
+}
+
+impl AtCut {
+    fn draw(arguments: &PowercutArgs, random: &mut SmallRng) -> Self {
+        let stopped = match arguments.broker {
+            BrokerAtCut::Stopped => true,
+            BrokerAtCut::Running => false,
+            BrokerAtCut::Both => arguments.expect_loss || random.random_bool(0.5),
+        };
+        if stopped {
+            return Self::Stopped;
+        }
+        Self::Running(Duration::from_millis(random.random_range(AFTERLIFE_MS)))
+    }
+
+    /// The same without a life after the cut.
+    fn at_once(self) -> Self {
+        if self == Self::Stopped { self } else { Self::Running(Duration::ZERO) }
+    }
 }
 
 impl Fault {
@@ -51,7 +83,7 @@ impl Fault {
                 };
                 Self::PowerCut {
                     cut: if device { Cut::Device } else { Cut::FileSystem },
-                    afterlife: Duration::from_millis(random.random_range(AFTERLIFE_MS)),
+                    process: AtCut::draw(arguments, random),
                 }
             }
         }
@@ -74,16 +106,12 @@ impl Campaign<'_> {
                     life.shared.violation(Class::Crash, || reason);
                 }
             }
-            Fault::PowerCut { cut, afterlife } => {
-                let Site::Power(image) = &mut life.site else {
-                    anyhow::bail!("there is no disk whose power can be cut");
-                };
-                image.cut(cut)?;
-                tokio::time::sleep(afterlife).await;
-                // What it says about a disk that is gone is its own affair.
-                life.servers.kill_broker()?;
-                image.detach(cut)?;
-                image.heal()?;
+            Fault::PowerCut { cut, process } => {
+                match process {
+                    AtCut::Stopped => self.report.cuts.stopped += 1,
+                    AtCut::Running(_) => self.report.cuts.running += 1,
+                }
+                life.cut_power(cut, process).await?;
             }
         }
         if fault != Fault::Stop {
@@ -103,15 +131,7 @@ impl Campaign<'_> {
             life.servers.begin_restart()?;
             tokio::time::sleep(pause).await;
             match fault {
-                Fault::PowerCut { cut, .. } => {
-                    let Site::Power(image) = &mut life.site else {
-                        anyhow::bail!("there is no disk whose power can be cut");
-                    };
-                    image.cut(cut)?;
-                    life.servers.kill_broker()?;
-                    image.detach(cut)?;
-                    image.heal()?;
-                }
+                Fault::PowerCut { cut, process } => life.cut_power(cut, process.at_once()).await?,
                 Fault::Kill | Fault::Stop => {
                     let alarms = life.servers.kill_broker()?;
                     life.note_alarms(&alarms);

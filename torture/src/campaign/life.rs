@@ -10,10 +10,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::diskfull::FILLS;
+use super::fault::AtCut;
 use super::{Mode, Plan};
 use crate::child::Usage;
 use crate::cli::{ServersArg, variable};
-use crate::disk::{Fs, Mount, PowerImage, make_image};
+use crate::disk::{Cut, Fs, Mount, PowerImage, make_image};
 use crate::journal::Journal;
 use crate::load::{GROUPS, Load, Shape, Shared, reader};
 use crate::oracle::Evidence;
@@ -27,6 +28,9 @@ const HEALING_LIMIT: Duration = Duration::from_secs(10);
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long the groups that read along may take to the ends once nothing is sent.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(30);
+/// When nothing was heard for so long, nothing more of a broker that is gone is to come.
+const SILENCE: Duration = Duration::from_millis(100);
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// How often a waiting caller looks.
 const GLANCE: Duration = Duration::from_millis(5);
 /// Files that keep space on a small disk, to be deleted one after the other.
@@ -53,6 +57,8 @@ pub(super) struct Life {
     /// What is written down.
     pub(super) shared: Arc<Shared>,
     readings: u32,
+    /// Where the image of the last cut is kept, if it is.
+    keep_cuts: Option<PathBuf>,
 }
 
 impl Life {
@@ -83,7 +89,8 @@ impl Life {
         let evidence = Evidence::new(random.random(), shape.queue_count(), shape.producers, &GROUPS);
         let shared = Arc::new(Shared::new(evidence, journal, shape));
         let load = Load::start(&client, &shared, random.random());
-        let life = Self { load: Some(load), client, servers, site, shared, readings: 0 };
+        let keep_cuts = plan.run.keep.then(|| directory.join("last-cut.img"));
+        let life = Self { load: Some(load), client, servers, site, shared, readings: 0, keep_cuts };
         life.works_again().await.context("in a new data directory")?;
         Ok(life)
     }
@@ -211,6 +218,51 @@ impl Life {
             }
         }
         behind
+    }
+
+    /// Cuts the power of the disk, ends the broker with it, and gives the disk its power back.
+    pub(super) async fn cut_power(&mut self, cut: Cut, process: AtCut) -> anyhow::Result<()> {
+        let Site::Power(image) = &mut self.site else {
+            anyhow::bail!("there is no disk whose power can be cut");
+        };
+        match process {
+            AtCut::Stopped => {
+                self.servers.freeze_broker()?;
+                image.cut(cut)?;
+            }
+            AtCut::Running(afterlife) => {
+                self.shared.records().evidence.go_dark();
+                image.cut(cut)?;
+                tokio::time::sleep(afterlife).await;
+            }
+        }
+        // What it says about a disk that is gone is its own affair.
+        self.servers.kill_broker()?;
+        image.detach(cut)?;
+        image.heal(self.keep_cuts.as_deref())?;
+        if process != AtCut::Stopped {
+            self.silence().await?;
+            self.shared.records().evidence.go_light();
+        }
+        self.remark("the power is back");
+        Ok(())
+    }
+
+    /// Waits until all that the last broker said has been heard.
+    async fn silence(&self) -> anyhow::Result<()> {
+        let (began, mut heard) = (Instant::now(), (0, 0));
+        loop {
+            tokio::time::sleep(SILENCE).await;
+            let now = (self.shared.acknowledged(), self.shared.pulled());
+            if now == heard {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                began.elapsed() < SILENCE_LIMIT,
+                "clients hear of a broker that is gone for {SILENCE_LIMIT:?}"
+            );
+            heard = now;
+        }
     }
 
     /// Gives space back on a small disk.

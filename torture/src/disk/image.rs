@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::mount::{Fs, Mount, make_image};
+use super::mount::{Fs, Mount, copy_image, make_image};
 
 /// Room on the outer file system beside the inner image.
 const OUTER_SPARE_BYTES: u64 = 128 << 20;
@@ -51,7 +51,7 @@ impl PowerImage {
         make_image(&image.outer_image, Fs::Ext4, bytes + OUTER_SPARE_BYTES)?;
         image.outer = Some(Mount::of(&image.outer_image, &image.outer_directory)?);
         make_image(&image.inner_image(), fs, bytes)?;
-        image.heal()?;
+        image.heal(None)?;
         Ok(image)
     }
 
@@ -82,12 +82,16 @@ impl PowerImage {
         Ok(())
     }
 
-    /// The power is back: mounts what is not mounted.
-    pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
+    /// The power is back: mounts what is not mounted. The image as the cut left it, before its journal is replayed, is
+    /// copied to `copy` if asked for.
+    pub(crate) fn heal(&mut self, copy: Option<&Path>) -> anyhow::Result<()> {
         if self.outer.is_none() {
             self.outer = Some(Mount::of(&self.outer_image, &self.outer_directory)?);
         }
         if self.inner.is_none() {
+            if let Some(copy) = copy {
+                copy_image(&self.inner_image(), copy)?;
+            }
             self.inner = Some(Mount::of(&self.inner_image(), &self.inner_directory)?);
         }
         Ok(())
@@ -135,7 +139,7 @@ mod tests {
         let late = OpenOptions::new().write(true).open(&paths[1]);
         assert!(late.and_then(|mut file| file.write_all(&PAGE).and_then(|()| file.sync_data())).is_err());
         image.detach(cut).unwrap();
-        image.heal().unwrap();
+        image.heal(None).unwrap();
         let [synced, unsynced] = paths.map(|path| std::fs::read(path).unwrap() == PAGE);
         Some((synced, unsynced))
     }

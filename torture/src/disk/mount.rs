@@ -45,6 +45,11 @@ pub(crate) fn make_image(image: &Path, fs: Fs, bytes: u64) -> anyhow::Result<()>
     file.sync_all().with_context(|| format!("cannot sync {}", image.display()))
 }
 
+/// Copies an image, without the space that it does not use.
+pub(crate) fn copy_image(from: &Path, to: &Path) -> anyhow::Result<()> {
+    run("cp", &["--sparse=always".as_ref(), from.as_os_str(), to.as_os_str()])
+}
+
 /// A mounted image. Unmounted when dropped.
 #[derive(Debug)]
 pub(crate) struct Mount {

@@ -98,9 +98,8 @@ impl Task {
 
     fn committed(&self, positions: &[(u16, u64)]) {
         let mut records = self.shared.records();
-        let Some((group, _)) = records.evidence.group(self.group) else { return };
         for (queue, next) in positions {
-            group.committed(*queue, *next);
+            records.evidence.commit(self.group, *queue, *next);
         }
     }
 }

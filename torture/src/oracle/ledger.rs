@@ -12,6 +12,11 @@ pub(crate) enum Fate {
         /// Where.
         offset: u64,
     },
+    /// The same, but heard of when the power was being cut: it proves nothing (see [`super::Evidence::go_dark`]).
+    Late {
+        /// Where it was said to be.
+        offset: u64,
+    },
     /// It was not stored.
     Failed,
     /// It may be stored or not.
@@ -27,6 +32,8 @@ pub(crate) struct Tally {
     pub(crate) pending: u64,
     /// Acknowledged.
     pub(crate) acknowledged: u64,
+    /// Acknowledged while the power was being cut.
+    pub(crate) late: u64,
     /// Failed for sure.
     pub(crate) failed: u64,
     /// Perhaps stored.
@@ -73,6 +80,7 @@ impl Ledger {
         match fate {
             Fate::Pending => self.tally.pending += 1,
             Fate::Acknowledged { .. } => self.tally.acknowledged += 1,
+            Fate::Late { .. } => self.tally.late += 1,
             Fate::Failed => self.tally.failed += 1,
             Fate::Unknown => self.tally.unknown += 1,
         }

@@ -9,6 +9,8 @@ pub(crate) mod ledger;
 pub(crate) mod reading;
 pub(crate) mod violation;
 
+use serde::Serialize;
+
 use crate::content::{Content, Name, Seen};
 use group::Group;
 use history::{History, Refused, Slot};
@@ -23,7 +25,23 @@ pub(crate) struct Evidence {
     histories: Vec<History>,
     groups: Vec<Group>,
     findings: Findings,
+    /// The power is being cut.
+    dark: bool,
+    late: Late,
+    /// Of what was acknowledged in the dark: not found by the last reading of each queue.
+    late_lost: Vec<u64>,
     scratch: Content,
+}
+
+/// What was heard while the power was being cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Late {
+    /// Messages acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Of these, not found afterwards.
+    pub(crate) lost: u64,
+    /// Messages given to groups.
+    pub(crate) pulled: u64,
 }
 
 impl Evidence {
@@ -35,6 +53,9 @@ impl Evidence {
             histories: vec![History::default(); usize::from(queues)],
             groups: groups.iter().map(|name| Group::new(name, queues)).collect(),
             findings: Findings::default(),
+            dark: false,
+            late: Late::default(),
+            late_lost: vec![0; usize::from(queues)],
             scratch: Content::default(),
         }
     }
@@ -64,6 +85,28 @@ impl Evidence {
         &mut self.findings
     }
 
+    /// The power is about to be cut under a broker that runs on for a moment; what is heard until [`Evidence::go_light`] is
+    /// counted apart and is no promise.
+    ///
+    /// A real machine dies with its disk. Here the broker outlives it, and the kernel may tell it that a sync ended well
+    /// which began before the cut and ended after it: on ext4 a sync looks for a shutdown when it begins; then it asks
+    /// jbd2 for the commit of its transaction (`jbd2_complete_transaction`), which takes one that is neither running nor
+    /// committing for committed, whether or not the journal was aborted meanwhile. So an answer given in that moment may
+    /// rest on a commit that never reached the device, and nobody could have heard it from a machine that lost its power.
+    pub(crate) fn go_dark(&mut self) {
+        self.dark = true;
+    }
+
+    /// The broker is gone, and so is everything that it said.
+    pub(crate) fn go_light(&mut self) {
+        self.dark = false;
+    }
+
+    /// What was heard in the dark.
+    pub(crate) fn late(&self) -> Late {
+        Late { lost: self.late_lost.iter().sum(), ..self.late }
+    }
+
     /// A producer is about to send its next message for a queue.
     pub(crate) fn send(&mut self, producer: u16, queue: u16) -> Name {
         self.ledger.send(producer, queue)
@@ -73,6 +116,10 @@ impl Evidence {
     pub(crate) fn acknowledge(&mut self, name: Name, queue: u16, offset: u64) {
         if queue != name.queue {
             self.findings.note(Class::Renamed, || format!("{name} was acknowledged in queue #{queue}"));
+        }
+        if self.dark {
+            self.late.acknowledged += 1;
+            return self.settle(name, Fate::Late { offset });
         }
         self.settle(name, Fate::Acknowledged { offset });
         self.place(name.queue, offset, Slot { name, read: false });
@@ -86,8 +133,18 @@ impl Evidence {
     /// The present member of a group was given a record.
     pub(crate) fn pull(&mut self, group: usize, queue: u16, offset: u64, seen: &Seen<'_>) {
         self.see(queue, offset, seen);
+        self.late.pulled += u64::from(self.dark);
         if let Some(group) = self.groups.get_mut(group) {
             group.pull(queue, offset, &mut self.findings);
+        }
+    }
+
+    /// A group was told that everything before `next` is committed.
+    pub(crate) fn commit(&mut self, group: usize, queue: u16, next: u64) {
+        if let Some(group) = self.groups.get_mut(group)
+            && !self.dark
+        {
+            group.committed(queue, next);
         }
     }
 
@@ -137,7 +194,9 @@ impl Evidence {
             }),
             Some(_) => {}
         }
-        self.place(queue, offset, Slot { name, read: true });
+        if !self.dark {
+            self.place(queue, offset, Slot { name, read: true });
+        }
         Some(name)
     }
 

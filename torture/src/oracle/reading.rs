@@ -68,11 +68,13 @@ impl Reading {
     /// The queue ends here.
     pub(crate) fn finish(self, evidence: &mut Evidence) {
         let Self { queue, next, found, .. } = self;
-        let Evidence { ledger, histories, findings, .. } = evidence;
+        let Evidence { ledger, histories, findings, late_lost, .. } = evidence;
+        let mut lost = 0;
         for (producer, (fates, found)) in ledger.of_queue(queue).iter().zip(&found).enumerate() {
             for (sequence, (fate, found)) in fates.iter().zip(found).enumerate() {
-                let Fate::Acknowledged { offset } = *fate else { continue };
+                let (Fate::Acknowledged { offset } | Fate::Late { offset }) = *fate else { continue };
                 match *found {
+                    None if matches!(fate, Fate::Late { .. }) => lost += 1,
                     None => findings.note(Class::Lost, || {
                         format!(
                             "message {sequence} of producer {producer} was acknowledged at offset {offset} of queue \
@@ -88,6 +90,9 @@ impl Reading {
                     Some(_) => {}
                 }
             }
+        }
+        if let Some(late_lost) = late_lost.get_mut(usize::from(queue)) {
+            *late_lost = lost;
         }
         // What is read below `next` was compared with the history record by record.
         let Some(history) = histories.get(usize::from(queue)) else { return };
@@ -323,6 +328,52 @@ mod tests {
         life.stored.pop();
         life.read();
         assert_eq!(life.found(), [("C6", 1)]);
+    }
+
+    #[test]
+    fn what_was_heard_while_the_power_was_cut_is_counted_apart() {
+        let mut life = Life::new();
+        let mut content = Content::default();
+        let before = life.stored.len() as u64;
+        for (offset, name) in (0..).zip(life.stored.clone()) {
+            content.write(RUN, name);
+            life.evidence.pull(0, QUEUE, offset, &content.view());
+        }
+        life.evidence.go_dark();
+        let (kept, lost) = (life.evidence.send(0, QUEUE), life.evidence.send(1, QUEUE));
+        for (offset, name) in (before..).zip([kept, lost]) {
+            life.evidence.acknowledge(name, QUEUE, offset);
+            content.write(RUN, name);
+            life.evidence.pull(0, QUEUE, offset, &content.view());
+            life.evidence.commit(0, QUEUE, offset + 1);
+        }
+        life.evidence.go_light();
+        life.stored.push(kept);
+        life.read();
+        assert_eq!(life.found(), []);
+        let late = life.evidence.late();
+        assert_eq!((late.acknowledged, late.lost, late.pulled), (2, 1, 2));
+        assert_eq!(life.evidence.groups()[0].floors()[usize::from(QUEUE)], 0);
+        // The offset of the one that is gone may be given to another.
+        let other = life.evidence.send(0, QUEUE);
+        life.evidence.acknowledge(other, QUEUE, before + 1);
+        life.stored.push(other);
+        life.read();
+        assert_eq!(life.found(), []);
+        // What was heard in the dark and is wrong is wrong all the same.
+        life.stored.swap(20, 21);
+        life.read();
+        assert!(life.evidence.findings().total() > 0);
+    }
+
+    #[test]
+    fn what_was_heard_before_the_cut_counts_whenever_it_is_missed() {
+        let mut life = Life::new();
+        life.evidence.go_dark();
+        life.evidence.go_light();
+        life.stored.truncate(18);
+        life.read();
+        assert_eq!(life.found(), [("C1", 1)]);
     }
 
     #[test]
