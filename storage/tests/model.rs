@@ -1,12 +1,13 @@
 //! Any sequence of operations on a log gives what it gives on a `Vec`.
 //!
 //! Operations: appends of all sizes (rolls and snapshots come with them), atomic units, state entries, reads from
-//! anywhere, searches by time, pauses, a disk that runs full and is given space again, restarts in order, power cuts,
-//! and bits that flip while the log is closed. After a power cut the log must hold a prefix of what was appended that
-//! is at least as long as what was acknowledged. A log with a flipped bit holds what it should, or says that it is
-//! damaged.
+//! anywhere, searches by time, pauses, queues that are trimmed, segments that are retired with groups that consumed
+//! only a part, a disk that runs full and is given space again, restarts in order, power cuts, and bits that flip while
+//! the log is closed. After a power cut the log must hold a prefix of what was appended that is at least as long as what
+//! was acknowledged, and its queues begin where they were said to, or where they were about to. A log with a flipped
+//! bit holds what it should, or says that it is damaged.
 //!
-//! `EQUEUE_MODEL_CASES` says how many cases there are (500; a thousand take 6 GB until the process ends); what fails is made as short as it can be.
+//! `EQUEUE_MODEL_CASES` says how many cases there are (500); what fails is made as short as it can be.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the answer")]
 
@@ -22,8 +23,10 @@ use common::{batch, bodies, read_all, try_read_all};
 use equeue_record::{Offset, QueueKey};
 use equeue_storage::io::Io as _;
 use equeue_storage::io::memory::{MemoryIo, Survivors};
-use equeue_storage::log::{AppendError, AtomicPart, CommitLog, Hazards};
+use equeue_storage::log::{AppendError, AtomicPart, CommitLog, Hazards, ReadError, RetainError};
+use equeue_storage::retention::{Leaving, RetentionAdvisor, RetentionPolicy};
 use equeue_storage::{LogId, Ticket};
+use futures::future::LocalBoxFuture;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -45,6 +48,11 @@ enum Op {
     PowerCut(u64),
     /// So many bytes in appends that are waited for: enough for a roll.
     Fill(usize),
+    /// A queue begins later: which, where in it (per mille).
+    Trim(u64, u64),
+    /// The oldest segments go: how many may stay; how far a group is in all queues (per mille), if what it has still to
+    /// consume must stay.
+    Retain(usize, Option<u64>),
     /// The disk has room for so many more bytes, or for everything.
     Space(Option<usize>),
     /// On a copy of what a restart would find: which bit, per million.
@@ -64,6 +72,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Restart),
         1 => any::<u64>().prop_map(Op::PowerCut),
         1 => (200_000_usize..1_200_000).prop_map(Op::Fill),
+        1 => (0..QUEUES, 0_u64..1001).prop_map(|(queue, at)| Op::Trim(queue, at)),
+        1 => (1_usize..4, prop::option::of(0_u64..1001)).prop_map(|(most, at)| Op::Retain(most, at)),
         1 => prop::option::weighted(0.5, 0_usize..2_000_000).prop_map(Op::Space),
         1 => (0_u32..1_000_000).prop_map(Op::Flip),
     ]
@@ -76,6 +86,8 @@ struct Model {
     queues: BTreeMap<u64, Vec<(Vec<u8>, i64)>>,
     /// Of these: how many were acknowledged.
     durable: BTreeMap<u64, usize>,
+    /// Where queues begin: at the first offset for sure or behind it, at most at the second.
+    starts: BTreeMap<u64, (u64, u64)>,
     /// Changes of state by ticket, and what was acknowledged.
     state_sent: Vec<(Ticket, u8, Option<u8>)>,
     state: BTreeMap<u8, u8>,
@@ -95,10 +107,33 @@ impl Model {
             .collect()
     }
 
+    fn start(&self, queue: u64) -> (u64, u64) {
+        self.starts.get(&queue).copied().unwrap_or_default()
+    }
+
+    /// A queue begins here now.
+    fn begins(&mut self, queue: u64, start: u64) {
+        let (sure, most) = self.start(queue);
+        assert!(
+            (sure..=most).contains(&start),
+            "queue {queue} begins at {start}, and not in {sure}..={most}"
+        );
+        self.starts.insert(queue, (start, most));
+    }
+
+    /// What a queue should hold from an offset on.
+    fn from(&self, queue: u64, offset: u64) -> &[(Vec<u8>, i64)] {
+        let known = self.queues.get(&queue).map_or(&[][..], Vec::as_slice);
+        &known[usize::try_from(offset).unwrap()..]
+    }
+
     /// Everything appended so far was acknowledged.
     fn all_durable(&mut self) {
         for (queue, appended) in &self.queues {
             self.durable.insert(*queue, appended.len());
+        }
+        for (sure, most) in self.starts.values_mut() {
+            *sure = *most;
         }
         for (_, key, value) in self.state_sent.drain(..) {
             match value {
@@ -120,14 +155,22 @@ async fn open(io: MemoryIo) -> CommitLog<MemoryIo> {
     log
 }
 
+/// Nothing was appended: the disk is full, or no space is known to be there for more.
+fn nothing_happened(log: &CommitLog<MemoryIo>, error: &AppendError) {
+    match error {
+        AppendError::DiskFull => assert!(log.stats().disk_full),
+        AppendError::Busy { .. } => {}
+        error => panic!("{error}"),
+    }
+}
+
 /// Appends; on a full disk nothing happens.
 fn append(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, bytes: usize, records: usize) {
     let bodies = model.borrow_mut().bodies(bytes, records);
     let bytes = batch(&bodies.iter().map(Vec::as_slice).collect::<Vec<_>>());
     let appended = match log.append(QueueKey(1 + queue), bytes) {
         Ok(appended) => appended,
-        Err(AppendError::DiskFull) => return assert!(log.stats().disk_full),
-        Err(error) => panic!("{error}"),
+        Err(error) => return nothing_happened(log, &error),
     };
     let mut model = model.borrow_mut();
     model.last = appended.ticket;
@@ -153,8 +196,8 @@ fn unit(log: &CommitLog<MemoryIo>, model: &mut Model, one: usize, two: usize) {
                 known.push((body, time_ms));
             }
         }
-        Err(AppendError::DiskFull) => assert!(log.stats().disk_full),
-        Err(error) => assert!(matches!(error, AppendError::TooLarge { .. }), "{error}"),
+        Err(AppendError::TooLarge { .. }) => {}
+        Err(error) => nothing_happened(log, &error),
     }
 }
 
@@ -162,17 +205,98 @@ fn state(log: &CommitLog<MemoryIo>, model: &mut Model, key: u8, value: Option<u8
     let part = AtomicPart::State { key: vec![key].into(), value: value.map(|value| vec![value].into()) };
     let ticket = match log.append_atomic(vec![part]) {
         Ok(ticket) => ticket,
-        Err(AppendError::DiskFull) => return assert!(log.stats().disk_full),
-        Err(error) => panic!("{error}"),
+        Err(error) => return nothing_happened(log, &error),
     };
     model.last = ticket;
     model.state_sent.push((ticket, key, value));
 }
 
+fn trim(log: &CommitLog<MemoryIo>, model: &mut Model, queue: u64, at: u64) {
+    let start = log.bounds(QueueKey(1 + queue)).unwrap().durable_end.0 * at / 1000;
+    match log.trim(&[(QueueKey(1 + queue), Offset(start))]) {
+        Ok(ticket) => {
+            model.last = model.last.max(ticket);
+            let (sure, most) = model.start(queue);
+            model.starts.insert(queue, (sure, most.max(start)));
+        }
+        Err(error) => nothing_happened(log, &error),
+    }
+}
+
+/// A group that is somewhere in each queue.
+struct Group(BTreeMap<QueueKey, Offset>);
+
+impl RetentionAdvisor for Group {
+    fn first_unconsumed(&self, queue: QueueKey) -> Option<Offset> {
+        self.0.get(&queue).copied()
+    }
+
+    fn carry_forward<'a>(&'a self, _: &'a [Leaving]) -> LocalBoxFuture<'a, Result<(), AppendError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+async fn retain(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, most: usize, at: Option<u64>) {
+    let group = Group(
+        (0..QUEUES)
+            .filter_map(|queue| {
+                let bounds = log.bounds(QueueKey(1 + queue)).unwrap();
+                let share = (bounds.durable_end.0 - bounds.start.0) * at? / 1000;
+                Some((QueueKey(1 + queue), bounds.start.plus(share)))
+            })
+            .collect(),
+    );
+    let policy = RetentionPolicy {
+        segments_max: Some(most),
+        age_ms: None,
+        delete_unconsumed: at.is_none(),
+        ..RetentionPolicy::default()
+    };
+    let before = log.stats();
+    let retained = log.retain(&policy, &group).await;
+    let after = log.stats();
+    let gone = after.segments_retired - before.segments_retired;
+    match retained {
+        Ok(retained) => {
+            assert_eq!(retained.segments, gone);
+            let new = usize::try_from(after.segments - before.segments).unwrap();
+            assert!(
+                retained.stays.is_some() || after.segments_kept <= most.max(1 + new),
+                "{retained:?} {after:?}"
+            );
+        }
+        Err(RetainError::Append(error)) => nothing_happened(log, &error),
+        Err(error) => panic!("{error}"),
+    }
+    if before.segments_kept <= most {
+        assert_eq!(gone, 0, "there were {} segments", before.segments_kept);
+    }
+    let mut model = model.borrow_mut();
+    for queue in 0..QUEUES {
+        let bounds = log.bounds(QueueKey(1 + queue)).unwrap();
+        let (sure, most) = model.start(queue);
+        let allowed = match group.first_unconsumed(QueueKey(1 + queue)) {
+            _ if gone == 0 => most,
+            Some(unconsumed) => most.max(unconsumed.0),
+            None => most.max(bounds.durable_end.0),
+        };
+        let start = bounds.start.0;
+        assert!((sure..=allowed).contains(&start), "queue {queue}: {start} is not in {sure}..={allowed}");
+        model.starts.insert(queue, (start, most.max(start)));
+    }
+}
+
 async fn read(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, at: u64, bytes: usize) {
-    let end = log.bounds(QueueKey(1 + queue)).unwrap().durable_end.0;
-    let from = Offset(end * at.min(1000) / 1000);
-    let answer = log.read(QueueKey(1 + queue), from, bytes).await.unwrap();
+    let bounds = log.bounds(QueueKey(1 + queue)).unwrap();
+    let (start, end) = (bounds.start.0, bounds.durable_end.0);
+    let from = Offset(start + (end - start) * at.min(1000) / 1000);
+    let answer = match log.read(QueueKey(1 + queue), from, bytes).await {
+        // A trim that was on its way became durable meanwhile.
+        Err(ReadError::OutOfRange { start, .. }) if start > from => {
+            return assert!(start.0 <= model.borrow().start(queue).1);
+        }
+        answer => answer.unwrap(),
+    };
     let found = bodies(&answer, from);
     assert_eq!(found.is_empty(), from.0 == end, "something is given unless the end is reached");
     assert!(answer.pieces.len() < 2 || answer.bytes <= bytes, "about what was asked for");
@@ -185,15 +309,18 @@ async fn read(log: &CommitLog<MemoryIo>, model: &RefCell<Model>, queue: u64, at:
 /// The whole log against the model. What was not acknowledged may be missing at the end.
 async fn compare(log: &CommitLog<MemoryIo>, model: &RefCell<Model>) {
     for queue in 0..QUEUES {
-        let found = read_all(log, QueueKey(1 + queue), Offset(0), 150_000).await;
+        let start = log.bounds(QueueKey(1 + queue)).unwrap().start;
+        let found = read_all(log, QueueKey(1 + queue), start, 150_000).await;
         let mut model = model.borrow_mut();
+        model.begins(queue, start.0);
         let durable = model.durable.get(&queue).copied().unwrap_or_default();
         let known = model.queues.entry(queue).or_default();
-        assert!(found.len() >= durable && found.len() <= known.len());
-        known.truncate(found.len());
-        assert!(known.iter().map(|(body, _)| body).eq(&found), "queue {queue}");
-        let all = known.len();
-        model.durable.insert(queue, all);
+        let end = usize::try_from(start.0).unwrap() + found.len();
+        assert!(end >= durable && end <= known.len());
+        known.truncate(end);
+        assert!(model.from(queue, start.0).iter().map(|(body, _)| body).eq(&found), "queue {queue}");
+        model.durable.insert(queue, end);
+        model.starts.insert(queue, (start.0, start.0));
     }
     let mut found = BTreeMap::new();
     log.state_with_prefix(b"", &mut |key, value| {
@@ -234,11 +361,15 @@ async fn step(run: &mut Run, model: &RefCell<Model>, op: Op) {
         }
         Op::Read(queue, at, bytes) => read(log, model, queue, at, bytes).await,
         Op::Time(queue, at) => {
-            let end = log.bounds(QueueKey(1 + queue)).unwrap().durable_end;
+            let bounds = log.bounds(QueueKey(1 + queue)).unwrap();
+            let (start, end) = (bounds.start, bounds.durable_end);
             assert_eq!(log.offset_at_time(QueueKey(1 + queue), i64::MAX).await.unwrap(), end);
             let found = log.offset_at_time(QueueKey(1 + queue), i64::try_from(at).unwrap()).await.unwrap();
-            assert_eq!(found, Offset(0), "everything is later than 1970");
+            let start_now = log.bounds(QueueKey(1 + queue)).unwrap().start;
+            assert!((start..=start_now).contains(&found), "everything is later than 1970");
         }
+        Op::Trim(queue, at) => trim(log, &mut model.borrow_mut(), queue, at),
+        Op::Retain(most, at) => retain(log, model, most, at).await,
         Op::Pause(ms) => run.io.sleep(Duration::from_millis(ms)).await,
         Op::Restart => {
             // What was accepted finds its place.
@@ -288,20 +419,28 @@ fn flip(io: &MemoryIo, model: &Model, at: u32) {
         let mut found = Vec::new();
         for queue in 0..QUEUES {
             log.open_queue(QueueKey(1 + queue));
-            let all = try_read_all(&log, QueueKey(1 + queue), Offset(0), 150_000).await;
-            found.push(all.map_err(|error| error.to_string())?);
+            let start = log.bounds(QueueKey(1 + queue)).unwrap().start;
+            let all = try_read_all(&log, QueueKey(1 + queue), start, 150_000).await;
+            found.push((start.0, all.map_err(|error| error.to_string())?));
         }
         Ok::<_, String>(found)
     });
+    machine.end();
     if let Ok(found) = found.unwrap() {
-        for (queue, found) in (0..).zip(found) {
+        for (queue, (start, found)) in (0..).zip(found) {
+            let (sure, most) = model.start(queue);
+            assert!(
+                (sure..=most).contains(&start),
+                "queue {queue} begins at {start}, and not in {sure}..={most}"
+            );
             let durable = model.durable.get(&queue).copied().unwrap_or_default();
-            let known = model.queues.get(&queue).map_or(&[][..], Vec::as_slice);
+            let known = model.from(queue, start);
             assert!(
                 found.len() <= known.len()
                     && known.iter().map(|(body, _)| body).zip(&found).all(|(a, b)| a == b)
             );
-            assert!(found.len() >= durable, "{} of {durable} in silence", found.len());
+            let end = usize::try_from(start).unwrap() + found.len();
+            assert!(end >= durable, "{end} of {durable} in silence");
         }
     }
 }
@@ -339,6 +478,7 @@ fn check(seed: u64, ops: &[Op]) {
             flip(&io, &model.borrow(), at);
         }
     }
+    io.end();
 }
 
 /// A quarter of the cases, so that they can run side by side.
