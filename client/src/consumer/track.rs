@@ -665,6 +665,8 @@ fn load_of(item: &Item) -> Load {
 mod tests {
     use std::time::Duration;
 
+    use equeue_record::{BatchBuilder, BrokerStamp, Codec, MasterEpoch, ProducerStamp, RecordFields, stamp};
+
     use super::super::group::lease::Moment;
     use super::*;
 
@@ -777,5 +779,75 @@ mod tests {
         unleased.lease.extend(Moment::now(), Duration::from_secs(5));
         unleased.look_again();
         assert!(unleased.take(false).is_some());
+    }
+
+    /// Hands on a batch of messages from `base` to before `end`, as a fetch brings it.
+    fn fetched(track: &Arc<Track>, base: u64, end: u64) -> bool {
+        let mut builder = BatchBuilder::new(Codec::None, 1 << 20);
+        for number in base..end {
+            let body = number.to_le_bytes();
+            builder.push(&RecordFields { body: Some(&body), ..RecordFields::default() }).unwrap();
+        }
+        let mut bytes = builder.finish(ProducerStamp::NONE).unwrap().to_vec();
+        let assigned = BrokerStamp {
+            base_offset: Offset(base),
+            append_time_ms: 0,
+            queue_key: QueueKey(1),
+            master_epoch: MasterEpoch::default(),
+        };
+        stamp(bytes.first_chunk_mut().unwrap(), &assigned);
+        let batch = ReceivedBatch::check(Arc::clone(track), bytes.into(), Offset(base)).unwrap();
+        let (asked, _) = track.ask().expect("it is wanted");
+        track.answered(asked, Offset(end));
+        track.hand(asked, Item::Batch(batch), Offset(end))
+    }
+
+    fn taken(track: &Arc<Track>) -> ReceivedBatch {
+        match track.take(false) {
+            Some((Item::Batch(batch), ..)) => batch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn no_commit_passes_what_left_the_queue_and_was_not_begun_yet() {
+        let track = track(Some(10), HandledBy::Handlers);
+        assert!(fetched(&track, 10, 15) && fetched(&track, 15, 20));
+        let (first, second) = (taken(&track), taken(&track));
+        // The worker with the second batch is faster.
+        assert!(track.begin(0));
+        track.done(0, second.first_offset(), second.next_offset());
+        assert_eq!(track.to_commit(), None);
+        assert!(track.begin(0));
+        track.done(0, first.first_offset(), first.next_offset());
+        assert_eq!(track.to_commit(), Some((Offset(20), 3)));
+    }
+
+    #[test]
+    fn what_is_put_back_is_given_again_in_the_order_of_the_queue() {
+        let track = track(Some(10), HandledBy::Handlers);
+        assert!(fetched(&track, 10, 15) && fetched(&track, 15, 20));
+        let (first, second) = (taken(&track), taken(&track));
+        let load = |batch: &ReceivedBatch| Load { messages: 5, bytes: batch.len_bytes() };
+        let (of_first, of_second) = (load(&first), load(&second));
+        track.put_back(0, second, of_second);
+        track.put_back(0, first.part(Offset(12), Offset(15)), of_first);
+        assert_eq!((taken(&track).first_offset(), taken(&track).first_offset()), (Offset(12), Offset(15)));
+        assert_eq!(track.handled(), Offset(10), "all of it is still to be handled");
+    }
+
+    #[test]
+    fn a_queue_that_ends_before_what_was_fetched_forgets_nothing_that_is_at_work() {
+        let track = track(Some(10), HandledBy::Handlers);
+        assert!(fetched(&track, 10, 20));
+        let batch = taken(&track);
+        assert!(track.begin(0));
+        track.done(0, Offset(10), Offset(13));
+        // The broker lost its tail: the queue ends at 18.
+        track.rewind(Offset(18));
+        assert_eq!((track.handled(), track.delivered()), (Offset(13), Offset(13)));
+        assert_eq!(track.ask().expect("it is wanted").0.offset, Offset(13));
+        track.done(0, Offset(13), batch.next_offset());
+        assert_eq!(track.handled(), Offset(13), "what was at work counts no more");
     }
 }

@@ -354,8 +354,9 @@ impl Keeper {
         track.lease.extend(sent, grants.lease);
         info!(group = %self.shared.group, topic = %id.0, queue = id.1, epoch = outcome.grant_epoch, from = %offset, "reading");
         self.shared.owned().insert(id.clone(), Arc::clone(&track));
-        self.give_to_fetcher(&track);
+        // Before its first message: a listener may have to prepare for the queue.
         self.tell(&AssignmentEvent::Assigned { topic: Arc::clone(&id.0), queue: id.1, from: offset });
+        self.give_to_fetcher(&track);
         if !track.lease.holds() {
             // The wish waited for long: the lease is used up before it begins.
             if let Some(beat) = self.beats.get_mut(&place) {
