@@ -73,6 +73,14 @@ diskfull rounds="3": release
 churn seconds="600" rate="50000": release
     cargo run --release -p equeue-torture -- churn --seconds {{ seconds }} --rate {{ rate }}
 
+# Of so many messages one in a hundred fails, while members and brokers are killed: each is handled or a dead letter.
+retries messages="100000": release
+    cargo run --release -p equeue-torture -- churn --faults kills --messages {{ messages }} --rate 5000 --seconds 20
+
+# Members join and leave and brokers restart: the group that keeps the order keeps it, key by key.
+order seconds="120" rate="20000": release
+    cargo run --release -p equeue-torture -- churn --faults orderly --seconds {{ seconds }} --rate {{ rate }}
+
 # The standard measurements; each starts a broker of its own.
 bench: release
     target/release/equeue bench storage

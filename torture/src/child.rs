@@ -268,8 +268,9 @@ fn is_frozen(id: u32) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Lets the kernel kill the process when the thread that starts it ends.
 #[expect(unsafe_code, reason = "only code that runs between fork and exec can ask for the signal")]
-fn die_with_parent(command: &mut Command) {
+pub(crate) fn die_with_parent(command: &mut Command) {
     let ask = || nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from);
     // SAFETY: the closure makes one system call: it neither allocates nor locks, which is all that a child of a
     // process with threads may rely on before exec.

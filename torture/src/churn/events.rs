@@ -2,7 +2,7 @@
 //! what was written before a kill -9 counts.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -15,16 +15,14 @@ const RECORD: usize = 40;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum What {
-    /// A handler began with a message.
-    Began = 0,
-    /// It was handled.
-    Handled = 1,
-    /// It failed, and was handed back.
-    Failed = 2,
+    /// A handler took a message and handled it.
+    Handled = 0,
+    /// A handler took a message and failed: it was handed back.
+    Failed = 1,
     /// A queue was granted.
-    Assigned = 3,
+    Assigned = 2,
     /// A queue was given back or lost.
-    GivenUp = 4,
+    GivenUp = 3,
 }
 
 /// One event.
@@ -78,11 +76,10 @@ impl Event {
             |at: usize| u64::from_le_bytes(std::array::from_fn(|i| record.get(at + i).copied().unwrap_or(0)));
         let [what, group, attempt, direct] = u32_at(8).to_le_bytes();
         let what = match what {
-            0 => What::Began,
-            1 => What::Handled,
-            2 => What::Failed,
-            3 => What::Assigned,
-            4 => What::GivenUp,
+            0 => What::Handled,
+            1 => What::Failed,
+            2 => What::Assigned,
+            3 => What::GivenUp,
             other => anyhow::bail!("no event has the number {other}"),
         };
         Ok(Self {
@@ -115,15 +112,18 @@ impl Diary {
     }
 }
 
-/// Everything that a member wrote.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let (records, rest) = bytes.as_chunks::<RECORD>();
-    anyhow::ensure!(rest.is_empty(), "{} ends inside a record", path.display());
-    records.iter().map(Event::decode).collect()
+/// Gives everything that a member wrote to `each`, in order. A record that it was killed in the middle of is left out.
+pub(super) fn read(path: &Path, mut each: impl FnMut(Event)) -> anyhow::Result<()> {
+    let reading = || format!("cannot read {}", path.display());
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).with_context(reading)?);
+    let mut record = [0; RECORD];
+    loop {
+        match file.read_exact(&mut record) {
+            Ok(()) => each(Event::decode(&record).with_context(reading)?),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error).with_context(reading),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -144,5 +144,26 @@ mod tests {
             number: 1 << 40,
         };
         assert_eq!(Event::decode(&event.encode()).unwrap(), event);
+    }
+
+    #[test]
+    fn a_record_that_was_cut_short_is_left_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let event = Event {
+            at_us: 1,
+            what: What::Assigned,
+            group: 0,
+            attempt: 0,
+            direct: true,
+            topic: 0,
+            queue: 0,
+            offset: 0,
+            number: 0,
+        };
+        let (whole, cut) = (event.encode(), &event.encode()[..7]);
+        std::fs::write(file.path(), [&whole, cut].concat()).unwrap();
+        let mut events = Vec::new();
+        read(file.path(), |event| events.push(event)).unwrap();
+        assert_eq!(events, [event]);
     }
 }

@@ -45,14 +45,20 @@ pub(crate) async fn run(args: &MemberArgs) -> anyhow::Result<()> {
         .connect()
         .await?;
     let mut consumers = Vec::new();
-    for group in [0, 1] {
-        let consumer = tokio::select! {
-            consumer = join(&client, group, &topics, &diary) => consumer?,
-            _ = stop.recv() => return Ok(()),
-        };
-        consumers.push(consumer);
+    let joining = async {
+        for group in [0, 1] {
+            consumers.push(join(&client, group, &topics, &diary).await?);
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    // What was joined so far is left in order.
+    tokio::select! {
+        joined = joining => {
+            joined?;
+            stop.recv().await;
+        }
+        _ = stop.recv() => {}
     }
-    stop.recv().await;
     for stopped in futures_of(consumers).await {
         stopped.context("a consumer does not stop in order")?;
     }
@@ -110,7 +116,7 @@ async fn join(
         ..ConsumerOptions::default()
     };
     let push = PushOptions {
-        attempts_max: ATTEMPTS_MAX,
+        attempts_max: ATTEMPTS_MAX.into(),
         retry_steps: vec![Duration::from_millis(300)],
         parallel: 4,
         ..if group == IN_ORDER { PushOptions::sequential() } else { PushOptions::default() }
@@ -134,6 +140,7 @@ fn handle(
     let (Some(number), Some(topic)) = (number, topic_index(topics, message.sent_to())) else {
         return Err(HandlerError::skip("not a message of this run"));
     };
+    // One record, written before anything comes of it: the handler does nothing else.
     let event = |what| Event {
         at_us: now_us(),
         what,
@@ -145,11 +152,10 @@ fn handle(
         offset: message.offset.0,
         number,
     };
-    diary.note(&event(What::Began));
     let fails = group != IN_ORDER
         && match fate(number) {
             Fate::Handled => false,
-            Fate::Retried(works_at) => context.attempt() < works_at,
+            Fate::Retried(works_at) => context.attempt() < u32::from(works_at),
             Fate::Dead => true,
         };
     if fails {

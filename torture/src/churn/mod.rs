@@ -4,34 +4,36 @@
 mod cluster;
 mod events;
 mod judge;
+mod load;
 pub(crate) mod member;
+mod members;
+mod report;
+mod stints;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
-use equeue_client::{Client, Codec, ConsumerOptions, Message, ProducerOptions, StartAt, Subscription};
+use clap::{Args, ValueEnum};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch as channel;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::say;
-use cluster::{Cluster, Members};
-use judge::{Findings, judge};
-use watch::Watch;
+use cluster::Cluster;
+use load::Load;
+use members::Members;
+use report::Outcome;
+use watch::{Calm, Watch};
 
 /// The groups: the first one handles in parallel and fails now and then, the second one keeps the order.
 const GROUPS: [&str; 2] = ["churn-parallel", "churn-ordered"];
 /// Index of the group that keeps the order.
 const IN_ORDER: u8 = 1;
 /// Attempts before a message becomes a dead letter.
-const ATTEMPTS_MAX: u32 = 4;
+const ATTEMPTS_MAX: u8 = 4;
 /// Keys of messages.
 const KEYS: u64 = 64;
 /// How long everything may take to be handled once the faults are over.
@@ -42,7 +44,7 @@ const SETTLE_LIMIT: Duration = Duration::from_mins(2);
 enum Fate {
     Handled,
     /// It fails until this attempt.
-    Retried(u32),
+    Retried(u8),
     Dead,
 }
 
@@ -64,6 +66,18 @@ fn topic_index(topics: &[String], topic: &str) -> Option<u32> {
     topics.iter().position(|known| known == topic).and_then(|index| u32::try_from(index).ok())
 }
 
+/// What happens to the processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Faults {
+    /// Members join, leave, are killed and are stopped for a while; brokers are killed and restarted in order.
+    #[default]
+    All,
+    /// Members and brokers are killed.
+    Kills,
+    /// Members join and leave, brokers are restarted in order.
+    Orderly,
+}
+
 /// Options of `churn`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ChurnArgs {
@@ -82,6 +96,12 @@ pub(crate) struct ChurnArgs {
     /// Queues of each topic, half of them on each broker
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..=64))]
     pub(crate) queues: u16,
+    /// Ends production after so many messages; the faults go on until all of them were sent, if that takes longer
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) messages: Option<u64>,
+    /// What happens to the processes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) faults: Faults,
     /// Longest time for which a member is stopped, s
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub(crate) pause: u64,
@@ -103,49 +123,55 @@ pub(crate) async fn run(args: &ChurnArgs) -> anyhow::Result<bool> {
     let mut directory = tempfile::Builder::new().prefix("equeue-churn-").tempdir().context("no directory")?;
     let topics: Vec<String> = (0..args.topics).map(|topic| format!("churn-{topic}")).collect();
     let binary = std::path::absolute(&args.equeue).context("the path of the program under test")?;
-    let mut cluster = Cluster::start(binary, directory.path()).await?;
+    let calm = Calm::new();
+    let mut cluster = Cluster::start(binary, directory.path(), calm.clone()).await?;
     let client = cluster.client("churn").await?;
     for topic in &topics {
         for created in client.admin().create_topic(topic, u32::from(args.queues / 2)).await? {
             created.result.with_context(|| format!("topic {topic} on {}", created.broker))?;
         }
     }
-    let mut members = Members::new(cluster.nameserver(), directory.path(), &topics, args.members);
+    let mut members =
+        Members::new(cluster.nameserver(), directory.path(), &topics, args.members, calm.clone());
     members.start_all()?;
     let (stop, stopped) = channel::channel(false);
-    let watching = tokio::spawn(Watch::new(client.clone(), topics.clone()).run(stopped.clone()));
-    let load = Load::start(&client, &topics, args.rate, &stopped);
+    let watching = tokio::spawn(Watch::new(client.clone(), topics.clone(), calm).run(stopped.clone()));
+    let mut load = Load::start(&client, &topics, args.rate, args.messages.unwrap_or(u64::MAX), &stopped);
     let mut random = SmallRng::seed_from_u64(seed);
     let end = Instant::now() + Duration::from_secs(args.seconds);
-    while Instant::now() < end {
+    while Instant::now() < end || (args.messages.is_some() && !load.is_done()) {
         sleep(Duration::from_millis(random.random_range(300..2_000))).await;
-        match random.random_range(0..20) {
-            0 => cluster.restart(&mut random).await?,
-            1..6 => members.kill(&mut random)?,
-            6..11 => members.leave(&mut random).await?,
-            11..14 => members.pause(&mut random, args.pause)?,
-            _ => {}
-        }
-        members.tend(&mut random)?;
+        fault(args, &mut cluster, &mut members, &mut random).await?;
+        members.tend()?;
     }
     say("faults are over; waiting until everything is handled");
     stop.send_replace(true);
-    let acknowledged = load.finish().await?;
+    let sent = load.finish().await?;
     members.start_all()?;
-    let settled = timeout(SETTLE_LIMIT, settle(&client, &topics)).await;
+    let begun = Instant::now();
+    let settled = timeout(SETTLE_LIMIT, load::settle(&client, &topics)).await;
+    let settle_time = begun.elapsed();
     let watched = watching.await.context("the watch ended")?;
-    let dead = dead_letters(&client).await?;
+    let dead = load::dead_letters(&client).await?;
     members.stop_all().await?;
-    let mut findings = judge(&members.lives()?, &acknowledged, &dead);
+    let mut findings = members.judge(sent.below)?.judge(&sent.acknowledged, &dead);
     if settled.is_err() {
         findings.note(|| format!("not everything was handled {SETTLE_LIMIT:?} after the last fault"));
     }
-    for violation in watched {
-        findings.note(|| violation);
+    for violation in &watched.violations {
+        findings.note(|| violation.clone());
     }
     client.close().await;
-    report(&findings, acknowledged.len(), dead.len(), &members.counts, cluster.restarts);
-    let passed = findings.count == 0;
+    let outcome = Outcome {
+        sent,
+        findings,
+        seen: watched,
+        settle_time,
+        restarts: cluster.restarts,
+        faults: members.counts,
+    };
+    outcome.tell();
+    let passed = outcome.findings.count == 0;
     if args.keep || !passed {
         directory.disable_cleanup(true);
         say(&format!("what everybody wrote down: {}", directory.path().display()));
@@ -153,140 +179,23 @@ pub(crate) async fn run(args: &ChurnArgs) -> anyhow::Result<bool> {
     Ok(passed)
 }
 
-fn report(
-    findings: &Findings,
-    acknowledged: usize,
-    dead: usize,
-    faults: &BTreeMap<&str, u32>,
-    restarts: u32,
-) {
-    say(&format!("messages: {acknowledged} acknowledged, {dead} dead letters"));
-    say(&format!("handled: {:?}; more than once: {:?}", findings.handled, findings.repeated));
-    say(&format!("faults of members: {faults:?}; restarts of brokers: {restarts}"));
-    say(&format!("violations: {}; excused by a stopped process: {}", findings.count, findings.excused));
-    for violation in &findings.violations {
-        say(&format!("  {violation}"));
-    }
-}
-
-/// The producers.
-struct Load {
-    tasks: JoinSet<()>,
-    acknowledged: Arc<Mutex<Vec<u64>>>,
-}
-
-/// Number of producers.
-const PRODUCERS: u64 = 4;
-
-impl Load {
-    fn start(client: &Client, topics: &[String], rate: u32, stop: &channel::Receiver<bool>) -> Self {
-        let acknowledged: Arc<Mutex<Vec<u64>>> = Arc::default();
-        let mut tasks = JoinSet::new();
-        for index in 0..PRODUCERS {
-            let (client, topics, stop) = (client.clone(), topics.to_vec(), stop.clone());
-            tasks.spawn(produce(client, topics, index, rate, stop, Arc::clone(&acknowledged)));
+/// Perhaps something happens.
+async fn fault(
+    args: &ChurnArgs,
+    cluster: &mut Cluster,
+    members: &mut Members,
+    random: &mut SmallRng,
+) -> anyhow::Result<()> {
+    match (args.faults, random.random_range(0..20)) {
+        (Faults::All, 0) => {
+            let kills = random.random_bool(0.5);
+            cluster.restart(random, kills).await
         }
-        Self { tasks, acknowledged }
+        (Faults::Kills, 0..3) => cluster.restart(random, true).await,
+        (Faults::Orderly, 0) => cluster.restart(random, false).await,
+        (Faults::All, 1..6) | (Faults::Kills, 3..13) => members.kill(random),
+        (Faults::All, 6..11) | (Faults::Orderly, 1..11) => members.leave(random).await,
+        (Faults::All, 11..14) => members.pause(random, args.pause),
+        _ => Ok(()),
     }
-
-    async fn finish(mut self) -> anyhow::Result<Vec<u64>> {
-        let ending = async { while self.tasks.join_next().await.is_some() {} };
-        timeout(SETTLE_LIMIT, ending).await.context("the producers do not settle")?;
-        Ok(std::mem::take(&mut *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-/// Sends numbers whose keys are this producer's own, ten times a second.
-async fn produce(
-    client: Client,
-    topics: Vec<String>,
-    index: u64,
-    rate: u32,
-    stop: channel::Receiver<bool>,
-    acknowledged: Arc<Mutex<Vec<u64>>>,
-) {
-    let on_delivery = move |number: u64, result: Result<equeue_client::Receipt, equeue_client::SendError>| {
-        if result.is_ok() {
-            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-        }
-    };
-    let producer = client.producer(ProducerOptions {
-        codec: Codec::None,
-        send_timeout: Duration::from_mins(1),
-        on_delivery: Some(Arc::new(on_delivery)),
-        ..ProducerOptions::default()
-    });
-    let each = u64::from(rate) / PRODUCERS / 10;
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    let mut number = index;
-    while !*stop.borrow() {
-        tick.tick().await;
-        for _ in 0..each.max(1) {
-            let (key, body) = (key_of(number).to_le_bytes(), number.to_le_bytes());
-            // Messages of a key stay in one topic: their order is that of one queue.
-            let topic =
-                topics.get(usize::try_from(u64::from(key_of(number)) % topics.len() as u64).unwrap_or(0));
-            if let Some(topic) = topic {
-                let _ = producer.enqueue_with(&Message::new(topic, &body).key(&key), number).await;
-            }
-            number += PRODUCERS;
-        }
-    }
-    producer.flush().await;
-    producer.close().await;
-}
-
-/// Waits until both groups have nothing left, their retry queues included.
-async fn settle(client: &Client, topics: &[String]) {
-    let mut quiet = 0;
-    while quiet < 4 {
-        sleep(Duration::from_millis(500)).await;
-        quiet = if lag(client, topics).await == Some(0) { quiet + 1 } else { 0 };
-    }
-}
-
-/// Messages not committed by a group; `None`: not every broker tells.
-async fn lag(client: &Client, topics: &[String]) -> Option<u64> {
-    let mut lag = 0;
-    for group in GROUPS {
-        for answer in client.admin().describe_group(group).await.ok()? {
-            let answer = answer.result.ok()?;
-            let retry = equeue_net::hidden::retry_topic(group);
-            for queue in answer.queues {
-                let topic = answer.topics.get(usize::from(queue.topic))?;
-                if *topic == retry || topics.contains(topic) {
-                    lag += queue.high_watermark.0 - queue.committed.map_or(0, |committed| committed.0);
-                }
-            }
-        }
-    }
-    Some(lag)
-}
-
-/// Numbers of the dead letters, and how often each was handed back.
-async fn dead_letters(client: &Client) -> anyhow::Result<BTreeMap<u64, Vec<u32>>> {
-    let topic = equeue_net::hidden::dead_letter_topic(GROUPS[0]);
-    let mut dead: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    let options = ConsumerOptions {
-        group: "churn-undertaker".to_owned(),
-        topics: vec![Subscription::all(topic)],
-        start: StartAt::First,
-        ..ConsumerOptions::default()
-    };
-    // Without a dead letter there is no such topic.
-    let Ok(mut consumer) = client.consumer(options).await else { return Ok(dead) };
-    loop {
-        let letters = consumer.pull(1000, Duration::from_secs(3)).await.context("reading dead letters")?;
-        if letters.is_empty() {
-            break;
-        }
-        for letter in letters {
-            let number =
-                letter.body.as_deref().and_then(|body| Some(u64::from_le_bytes(*body.first_chunk()?)));
-            let number = number.context("a dead letter that was not sent")?;
-            dead.entry(number).or_default().push(letter.attempt() - 1);
-        }
-    }
-    let _ = consumer.close().await;
-    Ok(dead)
 }
