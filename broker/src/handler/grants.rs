@@ -17,7 +17,7 @@ use equeue_storage::io::Io as _;
 use equeue_storage::log::QueueBounds;
 use futures::future::select;
 
-use super::offsets::{commit_outcome, invalid_group};
+use super::offsets::{commit_outcome, invalid_group, scatter};
 use super::{RETRY_MS, fetch, spawn_answer};
 use crate::broker::Phase;
 use crate::group::{Ask, Beat, Member, group_name_is_valid};
@@ -298,12 +298,7 @@ pub(crate) fn release(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32
     }
     let group: Arc<str> = Arc::from(request.group);
     let member = session.member().incarnation;
-    let scatter = Scatter {
-        queue: |item: &ReleaseItem| item.queue,
-        call: Box::new(move |items| Call::Release { group: Arc::clone(&group), member, items }),
-        read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
-        missing: |item, code| commit_outcome(item.queue, code, None),
-    };
+    let scatter = scatter(move |items| Call::Release { group: Arc::clone(&group), member, items });
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
         let outcomes = scatter.run(&shard_of_task, request.items).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use equeue_net::Code;
 use equeue_net::api::{
     CommitItem, CommitOffsets, CommitOffsetsAnswer, CommitOutcome, FetchOffsets, FetchOffsetsAnswer,
-    ListOffsets, ListOffsetsAnswer, ListOffsetsOutcome, OffsetAt, Status,
+    ListOffsets, ListOffsetsAnswer, ListOffsetsOutcome, OffsetAt, ReleaseItem, Status,
 };
 use equeue_record::{Offset, QueueKey};
 use equeue_storage::log::ReadError;
@@ -24,6 +24,40 @@ pub(crate) fn invalid_group(name: &str) -> Status {
     Status::new(Code::Invalid, format!("`{name}` cannot be a group's name"))
 }
 
+/// An item of a request whose outcome tells where a group is in a queue.
+pub(crate) trait OfQueue {
+    /// The queue.
+    fn queue(&self) -> QueueKey;
+}
+
+impl OfQueue for CommitItem {
+    fn queue(&self) -> QueueKey {
+        self.queue
+    }
+}
+
+impl OfQueue for ReleaseItem {
+    fn queue(&self) -> QueueKey {
+        self.queue
+    }
+}
+
+impl OfQueue for QueueKey {
+    fn queue(&self) -> QueueKey {
+        *self
+    }
+}
+
+/// A request on such items that is split over the shards of their queues.
+pub(crate) fn scatter<I: OfQueue>(call: impl Fn(Vec<I>) -> Call + 'static) -> Scatter<I, CommitOutcome> {
+    Scatter {
+        queue: I::queue,
+        call: Box::new(call),
+        read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
+        missing: |item, code| commit_outcome(item.queue(), code, None),
+    }
+}
+
 /// Serves a commit, wherever its queues are.
 pub(crate) fn commit(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: CommitOffsets) {
     if !group_name_is_valid(&request.group) {
@@ -31,12 +65,7 @@ pub(crate) fn commit(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32,
     }
     let group: Arc<str> = Arc::from(request.group);
     let member = session.member().incarnation;
-    let scatter = Scatter {
-        queue: |item: &CommitItem| item.queue,
-        call: Box::new(move |items| Call::Commit { group: Arc::clone(&group), member, items }),
-        read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
-        missing: |item, code| commit_outcome(item.queue, code, None),
-    };
+    let scatter = scatter(move |items| Call::Commit { group: Arc::clone(&group), member, items });
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
         let outcomes = scatter.run(&shard_of_task, request.items).await;
@@ -50,12 +79,7 @@ pub(crate) fn fetch(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         return session.fail::<FetchOffsetsAnswer>(correlation, invalid_group(&request.group));
     }
     let group: Arc<str> = Arc::from(request.group);
-    let scatter = Scatter {
-        queue: |queue: &QueueKey| *queue,
-        call: Box::new(move |queues| Call::FetchOffsets { group: Arc::clone(&group), queues }),
-        read: |reply| if let Reply::Committed(told) = reply { Some(told) } else { None },
-        missing: |queue, code| commit_outcome(*queue, code, None),
-    };
+    let scatter = scatter(move |queues| Call::FetchOffsets { group: Arc::clone(&group), queues });
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
         let outcomes = scatter.run(&shard_of_task, request.queues).await;
