@@ -15,7 +15,8 @@ use bytes::Bytes;
 use common::{Client, batch, config, start, start_with, stop, until};
 use equeue_net::Code;
 use equeue_net::api::{
-    AckLevel, CancelDelayed, CancelDelayedAnswer, DeleteTopic, ListOffsets, OffsetAt, Produce, ProduceOutcome,
+    AckLevel, CancelDelayed, CancelDelayedAnswer, DeleteTopic, ListOffsets, OffsetAt, Produce,
+    ProduceOutcome, RemoveQueues, SetQueueAccess,
 };
 use equeue_record::{
     BatchBuilder, BatchView, Codec, Decompressor, MessageId, Offset, ProducerStamp, QueueKey, RecordFields,
@@ -239,6 +240,25 @@ fn what_waits_for_a_deleted_topic_is_dropped() {
     let mut client = Client::connect(broker.address());
     send(&mut client, kept, &[(b"z", now_ms())]);
     assert_eq!(wait_for(&mut client, kept, 2), [b"y", b"z"]);
+    stop(broker);
+}
+
+#[test]
+fn a_queue_that_messages_wait_for_is_not_drained() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), 1);
+    let mut client = Client::connect(broker.address());
+    let queue = client.create_topic("t", 2).queues[1].key;
+    assert_eq!(send(&mut client, queue, &[(b"x", now_ms() + 3_600_000)]).code, Code::Ok);
+    let close =
+        SetQueueAccess { topic: "t".into(), ordinals: vec![1], send: Some(false), consume: Some(false) };
+    assert_eq!(client.request(&close).status.code, Code::Ok);
+    let map = vec![broker.broker().config.name.clone()];
+    let remove = RemoveQueues { topic: "t".into(), map, version: 2, force: false };
+    assert_eq!(client.request(&remove).status.code, Code::NotDrained);
+    assert!(cancel(&mut client, queue, Offset(0), false).was_pending);
+    let removed = client.request(&remove);
+    assert_eq!(removed.status.code, Code::Ok, "{}", removed.status.detail);
     stop(broker);
 }
 

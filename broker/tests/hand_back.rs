@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use common::{Client, batch, start, stop, until};
 use equeue_net::Code;
 use equeue_net::api::{
-    CommitItem, CommitOffsets, CreateTopic, DescribeTopic, HandBack, HandBackItem, HandBackOutcome,
+    CommitItem, CommitOffsets, CreateTopic, DeleteGroup, DescribeTopic, HandBack, HandBackItem,
+    HandBackOutcome, ResetOffsets,
 };
 use equeue_record::{BatchView, Decompressor, MessageId, Offset, QueueKey, system};
 
@@ -186,6 +187,31 @@ fn stale_grants_and_what_is_committed_are_not_copied() {
     assert_eq!(client.bodies(retry, 0).len(), 1_001);
     let unknown = hand_back(&mut client, 0, vec![item(QueueKey(queue.0 + 500), 0, 0)]);
     assert_eq!(unknown[0].code, Code::QueueNotFound);
+    stop(broker);
+}
+
+#[test]
+fn what_comes_again_after_a_reset_or_a_deletion_can_be_handed_back_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), 1);
+    let mut client = Client::connect(broker.address());
+    let queue = client.create_queue("orders").key;
+    client.produce_ok(&[(queue, batch(&[b"a", b"b"]))]);
+    let repeated = |client: &mut Client| {
+        let told = hand_back(client, 0, vec![item(queue, 0, 0)]).remove(0);
+        assert_eq!(told.code, Code::Ok);
+        told.repeated
+    };
+    assert_eq!((repeated(&mut client), repeated(&mut client)), (false, true));
+    let reset = |dry_run| ResetOffsets { group: "billing".into(), dry_run, items: vec![(queue, Offset(0))] };
+    assert_eq!(client.request(&reset(true)).outcomes[0].code, Code::Ok);
+    assert!(repeated(&mut client), "a preview changes nothing");
+    assert_eq!(client.request(&reset(false)).outcomes[0].code, Code::Ok);
+    assert_eq!((repeated(&mut client), repeated(&mut client)), (false, true), "after a reset");
+    assert_eq!(client.request(&DeleteGroup { group: "billing".into() }).status.code, Code::Ok);
+    assert_eq!((repeated(&mut client), repeated(&mut client)), (false, true), "after a deletion");
+    let retry = hidden(&mut client, "%RETRY%billing")[0];
+    assert_eq!(client.bodies(retry, 0), [b"a", b"a", b"a"]);
     stop(broker);
 }
 

@@ -81,11 +81,12 @@ impl Carry<'_> {
 
     /// Messages that wait, from an offset on, and where to go on.
     async fn read(&self, from: Offset, before: Offset) -> Result<(Vec<Found>, Offset), AppendError> {
-        let batches = load::read(&self.host.log, self.queue, from).await.map_err(|error| {
-            tracing::error!(queue = %self.queue, offset = %from, %error,
+        let batches =
+            load::read(&self.host.log, self.queue, from, load::READ_BYTES).await.map_err(|error| {
+                tracing::error!(queue = %self.queue, offset = %from, %error,
                 "delayed messages cannot be read to be carried forward: their segment stays");
-            AppendError::Busy { pending: 0, limit: 0 }
-        })?;
+                AppendError::Busy { pending: 0, limit: 0 }
+            })?;
         let mut found = Vec::new();
         let table = self.host.delay.table.borrow();
         load::for_each(&batches, &mut |delayed| {

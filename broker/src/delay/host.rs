@@ -13,7 +13,7 @@ use crate::shard::state::{Log, LogHost};
 use crate::state_key;
 
 /// A part of a delay queue that was stored before this start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Unread {
     pub(crate) number: u32,
     pub(crate) from: Offset,
@@ -30,6 +30,8 @@ pub(crate) struct DelayHost {
     pub(crate) sooner: Signal,
     /// Messages on the ready list have no bytes yet.
     pub(crate) to_load: Signal,
+    /// Bytes are being read ahead of time.
+    pub(crate) in_pass: Cell<bool>,
     /// To be looked through.
     pub(crate) unread: RefCell<Vec<Unread>>,
     /// That is done: every message that waits is in the table.
@@ -73,6 +75,7 @@ impl DelayHost {
             look_ms: Cell::new(i64::MAX),
             sooner: Signal::default(),
             to_load: Signal::default(),
+            in_pass: Cell::new(false),
             all_found: Cell::new(unread.is_empty()),
             unread: RefCell::new(unread),
         }

@@ -1,4 +1,4 @@
-//! Reads messages of delay queues back from the log: the bytes of some, or when all of a range are due.
+//! Reads messages of delay queues back from the log: one, or a range of them with the times at which they are due.
 //!
 //! **Invariants**: what could not be read stays where it is and is told; reading holds no borrow of the table across an
 //! await.
@@ -10,11 +10,19 @@ use equeue_record::{
 use equeue_storage::log::{ReadBatches, ReadError};
 
 use super::ready::Loaded;
-use super::wheel::Waiting;
 use crate::shard::state::Log;
 
-/// Bytes asked for in one read.
-const READ_BYTES: usize = 256 << 10;
+/// Bytes asked for at a time by who reads one queue on and on.
+pub(crate) const READ_BYTES: usize = 256 << 10;
+/// Least bytes asked for at a time.
+pub(crate) const READ_BYTES_MIN: usize = 4 << 10;
+/// Bytes of all queues that are read in step, one after the other: about a window.
+const TURN_BYTES: usize = 1 << 20;
+
+/// Bytes to ask for at a time where so many queues are read in step.
+pub(crate) fn turn_bytes(queues: usize) -> usize {
+    (TURN_BYTES / queues.max(1)).clamp(READ_BYTES_MIN, READ_BYTES)
+}
 
 /// Why a message could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +44,8 @@ pub(crate) struct DelayedRecord<'a> {
     pub(crate) record: Record<'a>,
     /// What its times are counted from.
     pub(crate) base_create_time_ms: i64,
+    /// When its batch was appended.
+    pub(crate) append_time_ms: i64,
     /// When it is to be delivered; one that does not say: at once.
     pub(crate) due_ms: i64,
     /// The offset in its id.
@@ -71,6 +81,7 @@ fn records(
         let id = if is_carried { id_of(&record) } else { None };
         each(DelayedRecord {
             base_create_time_ms: header.base_create_time_ms,
+            append_time_ms: header.append_time_ms,
             due_ms: record.deliver_at_ms.unwrap_or(header.append_time_ms),
             id_offset: id.map_or(record.offset, |id| id.offset),
             record,
@@ -86,16 +97,21 @@ fn id_of(record: &Record<'_>) -> Option<MessageId> {
 }
 
 /// Reads from memory when it is there.
-pub(crate) async fn read(log: &Log, queue: QueueKey, offset: Offset) -> Result<ReadBatches, ReadError> {
-    match log.read_cached(queue, offset, READ_BYTES) {
+pub(crate) async fn read(
+    log: &Log,
+    queue: QueueKey,
+    offset: Offset,
+    bytes_max: usize,
+) -> Result<ReadBatches, ReadError> {
+    match log.read_cached(queue, offset, bytes_max) {
         Some(read) => read,
-        None => log.read(queue, offset, READ_BYTES).await,
+        None => log.read(queue, offset, bytes_max).await,
     }
 }
 
-/// Reads one message of any queue; tells when it is due, too.
+/// Reads one message of any queue, with the rest of its batch and nothing more; tells when it is due, too.
 pub(crate) async fn one(log: &Log, queue: QueueKey, offset: Offset) -> Result<(i64, Loaded), LoadError> {
-    let batches = read(log, queue, offset).await?;
+    let batches = read(log, queue, offset, 1).await?;
     let mut found = None;
     for_each(&batches, &mut |delayed| {
         if delayed.record.offset == offset {
@@ -103,47 +119,6 @@ pub(crate) async fn one(log: &Log, queue: QueueKey, offset: Offset) -> Result<(i
         }
     })?;
     found.ok_or(LoadError::Missing { queue, offset })
-}
-
-/// What became of loading a message; those not told of are not durable yet, or came behind the limit.
-pub(crate) type LoadedOne = (Waiting, Result<Loaded, LoadError>);
-
-/// Reads messages of one delay queue, given in order of their offsets, until they are more than `bytes_max` bytes.
-pub(crate) async fn messages(
-    log: &Log,
-    queue: QueueKey,
-    wanted: &[Waiting],
-    bytes_max: usize,
-) -> Vec<LoadedOne> {
-    let mut out: Vec<LoadedOne> = Vec::with_capacity(wanted.len());
-    let mut bytes = 0;
-    while let Some(first) = wanted.get(out.len()) {
-        let offset = Offset(first.offset);
-        if bytes > bytes_max || log.bounds(queue).is_none_or(|bounds| offset >= bounds.durable_end) {
-            break;
-        }
-        let batches = match read(log, queue, offset).await {
-            Ok(batches) => batches,
-            Err(error) => {
-                out.push((*first, Err(error.into())));
-                continue;
-            }
-        };
-        let before = out.len();
-        let result = for_each(&batches, &mut |delayed| {
-            if let Some(next) = wanted.get(out.len())
-                && delayed.record.offset == Offset(next.offset)
-            {
-                bytes += delayed.record.encoded().len();
-                out.push((*next, Ok(delayed.loaded())));
-            }
-        });
-        if out.len() == before {
-            let missing = LoadError::Missing { queue, offset };
-            out.push((*first, Err(result.err().map_or(missing, LoadError::from))));
-        }
-    }
-    out
 }
 
 impl DelayedRecord<'_> {

@@ -3,7 +3,7 @@
 //! ```text
 //! Produce -> accept -> delay queue of the target queue (same log, same flush)      wheel: what is due when
 //!                                                                                   |  a few seconds ahead
-//!            append_atomic { batch in the target queue, marks } <- deliver <- load <- ready
+//!            append_atomic { batch in the target queue, marks } <- deliver <- pass <- ready
 //! ```
 //! Each queue may have a hidden *delay queue* in its log; its key is the queue's with one bit more, so it needs no entry
 //! in the catalog, and a delayed message has an id from the start. A delayed message is delivered as a new record of
@@ -13,12 +13,15 @@
 //! what is in memory is made again from the log; no message is looked at between its arrival and its time.
 
 mod accept;
+mod ahead;
 mod cancel;
 mod carry;
 mod deliver;
+mod find;
 mod host;
 pub(crate) mod load;
 pub mod marks;
+mod pass;
 pub mod ready;
 mod run;
 pub mod table;

@@ -66,6 +66,11 @@ impl Ready {
         self.bare.iter()
     }
 
+    /// How many have no bytes.
+    pub fn bare_len(&self) -> usize {
+        self.bare.len()
+    }
+
     /// When the first one is due.
     pub fn next_ms(&self) -> Option<i64> {
         let first = self.bare.first().into_iter().chain(self.loaded.keys().next());

@@ -1,5 +1,5 @@
-//! The tasks of a log's delayed messages: one finds those that were stored before this start, one reads bytes ahead of
-//! time, one delivers.
+//! The task that delivers a log's delayed messages. It starts two others: one that finds those stored before this start
+//! ([`find`]), and one that reads bytes ahead of time ([`ahead`]).
 //!
 //! **Invariants**: what is delivered at a time is bounded (two appends on their way), however much is due at once, also
 //! after a clock that jumped forward; a clock that jumped back delays and nothing else.
@@ -15,36 +15,25 @@ use equeue_storage::log::AppendError;
 use futures::future::select;
 
 use super::deliver::{self, Delivery};
-use super::host::{DelayHost, Unread};
-use super::load;
+use super::host::DelayHost;
 use super::marks::MarkPlan;
 use super::ready::Loaded;
 use super::wheel::Waiting;
+use super::{ahead, find};
 use crate::broker::Phase;
 use crate::shard::catalog::remove_entries;
 use crate::shard::state::{LogHost, Shard};
 
 /// Messages come to the ready list so long before they are due, ms.
-const AHEAD_MS: i64 = 6_000;
-/// Bytes are read for all of them once the first one without is due so soon, ms. The messages of a pass lie anywhere, so a
-/// pass may read all that waits: the more messages it is for, the less that costs each.
-const PASS_AHEAD_MS: i64 = 2_000;
-/// Shortest time between two passes. A message that comes later and is due sooner is read when it is due: it is recent.
-const PASS_EVERY: Duration = Duration::from_millis(1_500);
+pub(super) const AHEAD_MS: i64 = 12_000;
 /// Messages on the ready list.
-const READY_MAX: usize = 128 << 10;
-/// Bytes that a message is thought to take before any was read.
-const MEAN_BYTES_FIRST: usize = 1_500;
-/// Time between two looks at whether a pass is due.
-const PASS_LOOK: Duration = Duration::from_millis(50);
-/// Bytes of messages read ahead of time; an eighth of the broker's memory where that is less.
-const AHEAD_BYTES_MAX: usize = 64 << 20;
-/// Messages read in one pass.
-const LOAD_MAX: usize = 64 << 10;
+const READY_MAX: usize = 192 << 10;
 /// Bytes read in one go for messages that are due already.
 const LATE_BYTES_MAX: usize = 4 << 20;
 /// Messages read in one go that are due already.
 const LATE_MAX: usize = 4096;
+/// Time between two looks for late messages in memory while the disk is read for others.
+const LATE_EVERY: Duration = Duration::from_millis(20);
 /// Messages of one append.
 const DELIVERY_MAX: usize = 4096;
 /// Appends on their way.
@@ -68,14 +57,21 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     }
     let Some(host) = shard.logs.get(place) else { return };
     drop_deleted(&shard, host);
-    shard.spawn(find(Rc::clone(&shard), place));
-    shard.spawn(load_ahead(Rc::clone(&shard), place));
-    Deliverer { shard: &shard, host, place, on_their_way: VecDeque::new(), clock_ms: shard.io.wall_ms() }
-        .run()
-        .await;
+    shard.spawn(find::run(Rc::clone(&shard), place));
+    shard.spawn(ahead::run(Rc::clone(&shard), place));
+    Deliverer {
+        shard: &shard,
+        host,
+        place,
+        on_their_way: VecDeque::new(),
+        clock_ms: shard.io.wall_ms(),
+        late_not_before_ms: 0,
+    }
+    .run()
+    .await;
 }
 
-fn goes_on(shard: &Shard, host: &LogHost) -> bool {
+pub(super) fn goes_on(shard: &Shard, host: &LogHost) -> bool {
     shard.broker.phase() != Phase::Stopping && host.events.failure().is_none()
 }
 
@@ -88,134 +84,7 @@ fn drop_deleted(shard: &Shard, host: &LogHost) {
     }
 }
 
-/// Looks through what was stored before this start for messages that wait.
-async fn find(shard: Rc<Shard>, place: usize) {
-    let Some(host) = shard.logs.get(place) else { return };
-    let begun = shard.now_ms();
-    let unread = host.delay.unread.take();
-    let mut all = true;
-    for part in unread.into_iter().filter(|part| part.from < part.to) {
-        all &= find_in(&shard, host, part).await;
-    }
-    host.delay.all_found.set(all);
-    let waiting = host.delay.table.borrow().waiting();
-    let took_ms = shard.now_ms() - begun;
-    tracing::info!(log = %host.id, waiting, took_ms, "delayed messages found");
-}
-
-/// Looks through a part of a delay queue; true: all of it.
-async fn find_in(shard: &Shard, host: &LogHost, mut part: Unread) -> bool {
-    let Some(target) = host.delay.table.borrow().queue(part.number).map(|queue| queue.target) else {
-        return true;
-    };
-    let queue = target.delay_queue();
-    while part.from < part.to && goes_on(shard, host) {
-        let batches = match load::read(&host.log, queue, part.from).await {
-            Ok(batches) if batches.next_offset > part.from => batches,
-            Ok(_) => return true,
-            Err(error) => {
-                tracing::error!(%target, offset = %part.from, %error,
-                    "delayed messages cannot be read: those from this offset on are not delivered before a restart");
-                return false;
-            }
-        };
-        let mut first_ms = i64::MAX;
-        {
-            let mut table = host.delay.table.borrow_mut();
-            let result = load::for_each(&batches, &mut |delayed| {
-                let offset = delayed.record.offset;
-                if offset >= part.from && offset < part.to {
-                    first_ms = first_ms.min(delayed.due_ms);
-                    if delayed.id_offset != offset
-                        && let Some(known) = table.queue_mut(part.number)
-                    {
-                        known.carried.insert(delayed.id_offset.0, offset.0);
-                    }
-                    table.insert(Waiting { due_ms: delayed.due_ms, queue: part.number, offset: offset.0 });
-                }
-            });
-            if let Err(error) = result {
-                tracing::error!(%target, offset = %part.from, %error, "a delayed batch is malformed");
-            }
-        }
-        host.delay.due_at(first_ms.saturating_sub(AHEAD_MS));
-        part.from = batches.next_offset;
-        shard.io.yield_now().await;
-    }
-    part.from >= part.to
-}
-
-/// Reads the bytes of messages that are due soon, in the order in which they lie in the log.
-async fn load_ahead(shard: Rc<Shard>, place: usize) {
-    let Some(host) = shard.logs.get(place) else { return };
-    let memory = shard.broker.config.memory.limit.as_usize() / 8 / usize::from(shard.broker.logs.max(1));
-    let bytes_max = AHEAD_BYTES_MAX.min(memory);
-    let mut mean_bytes = MEAN_BYTES_FIRST;
-    while goes_on(&shard, host) {
-        let first_ms = host.delay.table.borrow().ready.bare().next().map(|waiting| waiting.due_ms);
-        let Some(first_ms) = first_ms else {
-            host.delay.to_load.wait().await;
-            continue;
-        };
-        if first_ms <= shard.io.wall_ms() + PASS_AHEAD_MS {
-            // As many as there is room for, by what they took so far: those that are due first.
-            let (wanted, is_all) = {
-                let table = host.delay.table.borrow();
-                let room = bytes_max.saturating_sub(table.ready.loaded_bytes()) / mean_bytes;
-                let wanted: Vec<Waiting> = table.ready.bare().take(room.min(LOAD_MAX)).copied().collect();
-                (wanted, room > 0 && table.ready.bare().nth(room.min(LOAD_MAX)).is_none())
-            };
-            if !wanted.is_empty() {
-                let (loaded, bytes) = load_some(&shard, host, wanted, bytes_max).await;
-                if let Some(mean) = bytes.checked_div(loaded) {
-                    mean_bytes = mean.max(1);
-                }
-            }
-            shard.io.sleep(if is_all { PASS_EVERY } else { 2 * PASS_LOOK }).await;
-        } else {
-            shard.io.sleep(PASS_LOOK).await;
-        }
-    }
-}
-
-/// Reads messages until they are more than `bytes_max` bytes; tells how many were read or given up, and the bytes that
-/// they take.
-async fn load_some(
-    shard: &Shard,
-    host: &LogHost,
-    mut wanted: Vec<Waiting>,
-    bytes_max: usize,
-) -> (usize, usize) {
-    wanted.sort_unstable_by_key(|waiting| (waiting.queue, waiting.offset));
-    let (mut loaded, mut bytes) = (0, 0);
-    for of_queue in wanted.chunk_by(|one, next| one.queue == next.queue) {
-        let number = of_queue.first().map_or(0, |waiting| waiting.queue);
-        let target = host.delay.table.borrow().queue(number).map(|queue| queue.target);
-        let Some(target) = target else { continue };
-        if bytes >= bytes_max {
-            break;
-        }
-        let read = load::messages(&host.log, target.delay_queue(), of_queue, bytes_max - bytes).await;
-        loaded += read.len();
-        let mut table = host.delay.table.borrow_mut();
-        for (waiting, result) in read {
-            match result {
-                Ok(message) => {
-                    bytes += super::ready::cost(&message);
-                    table.ready.load(waiting, message);
-                }
-                Err(error) if table.waits(&waiting) => {
-                    table.ready.remove(&waiting);
-                    tell_stuck(shard, target, waiting, &error);
-                }
-                Err(_) => table.ready.remove(&waiting),
-            }
-        }
-    }
-    (loaded, bytes)
-}
-
-fn tell_stuck(shard: &Shard, target: QueueKey, waiting: Waiting, error: &dyn std::fmt::Display) {
+pub(super) fn tell_stuck(shard: &Shard, target: QueueKey, waiting: Waiting, error: &dyn std::fmt::Display) {
     shard.stats.delayed_stuck.add(1);
     tracing::error!(%target, offset = waiting.offset, due_ms = waiting.due_ms, %error,
         "a delayed message cannot be read: it is not delivered; it is tried again after a restart");
@@ -228,6 +97,8 @@ struct Deliverer<'a> {
     place: usize,
     on_their_way: VecDeque<Ticket>,
     clock_ms: i64,
+    /// When to look for late messages again, ms of the shard's clock.
+    late_not_before_ms: u64,
 }
 
 /// What a round came to.
@@ -314,8 +185,9 @@ impl Deliverer<'_> {
         due
     }
 
-    /// Reads what is due and was not read ahead.
-    async fn load_late(&self, now_ms: i64) -> Round {
+    /// Reads what is due and was not read ahead: from memory only while the disk is read ahead, because two readers of it
+    /// would both be slower, and what is late on disk comes next there.
+    async fn load_late(&mut self, now_ms: i64) -> Round {
         let wanted: Vec<Waiting> = {
             let table = self.host.delay.table.borrow();
             let late = table.ready.bare().take_while(|waiting| waiting.due_ms <= now_ms);
@@ -324,8 +196,16 @@ impl Deliverer<'_> {
         if wanted.is_empty() {
             return Round::Nothing;
         }
-        match load_some(self.shard, self.host, wanted, LATE_BYTES_MAX).await {
-            (0, _) => Round::Pause(PAUSE),
+        if self.shard.now_ms() < self.late_not_before_ms {
+            return Round::Pause(PAUSE);
+        }
+        let ask_disk = !self.host.delay.in_pass.get();
+        match ahead::load_some(self.shard, self.host, wanted, LATE_BYTES_MAX, ask_disk).await {
+            (0, _) => {
+                let pause = if ask_disk { PAUSE } else { LATE_EVERY };
+                self.late_not_before_ms = self.shard.now_ms() + u64::try_from(pause.as_millis()).unwrap_or(0);
+                Round::Pause(PAUSE)
+            }
             _ => Round::Delivered,
         }
     }
