@@ -225,11 +225,10 @@ pub(crate) fn undrained_here(shard: &Shard, queues: Vec<QueueKey>) -> Vec<QueueK
     queues.into_iter().filter(is_full).collect()
 }
 
-/// Whether messages wait to be delivered to a queue.
+/// Whether messages wait to be delivered to a queue, or may do so as far as is known yet.
 fn delays_messages(shard: &Shard, queue: QueueKey) -> bool {
     let Ok((_, host)) = host_of(shard, queue) else { return false };
     let table = host.delay.table.borrow();
-    let Some(delayed) = table.number(queue).and_then(|number| table.queue(number)) else { return false };
-    let end = host.log.bounds(queue.delay_queue()).map_or(0, |bounds| bounds.end.0);
-    delayed.marks.full_to() < end
+    let delayed = table.number(queue).and_then(|number| table.queue(number));
+    delayed.is_some_and(|delayed| delayed.waiting > 0 || !host.delay.all_found.get())
 }
