@@ -67,8 +67,9 @@ fn filtered(batches: usize) -> Scan {
     let mut next: BTreeMap<QueueKey, u64> = queues.iter().map(|queue| (*queue, 0)).collect();
     let mut scan = Scan { messages: 0, took: Duration::ZERO, windows: 0, bytes_received: 0 };
     let begun = Instant::now();
-    loop {
-        let asked: Vec<(QueueKey, u64)> = next.iter().map(|(queue, offset)| (*queue, *offset)).collect();
+    for turn in 0.. {
+        let mut asked: Vec<(QueueKey, u64)> = next.iter().map(|(queue, offset)| (*queue, *offset)).collect();
+        asked.rotate_left(turn % queues.len()); // as a consumer does
         let correlation = client.send_fetch(1, 0, &asked, &[tag_hash("wanted")]);
         let (answer, found) = client.fetched(correlation);
         if answer.outcomes.is_empty() {

@@ -13,6 +13,8 @@ use super::{FetchJob, JobItem, Reader};
 
 /// Bytes looked through for one answer when a filter leaves them out.
 pub const SCAN_BYTES_MAX: usize = 8 << 20;
+/// What going through the queues once more counts for, in bytes looked through: so the turns are bounded as well.
+const TURN_COST: usize = SCAN_BYTES_MAX / 32;
 
 /// What a queue has to give.
 #[derive(Debug)]
@@ -86,20 +88,37 @@ pub struct Gathered {
 #[derive(Debug, Default)]
 pub struct Gather {
     out: Gathered,
-    /// Items done.
+    /// Items done in this turn.
     visited: usize,
     scanned: usize,
+    /// In this turn a queue gave nothing but what its filter leaves out, and may have more.
+    passed: bool,
 }
 
 enum Next {
     Item,
-    SameItem,
     Stop,
 }
 
 impl Gather {
     /// Goes on until nothing is left, the answer is full, or the disk is needed and nothing was found before.
     pub fn run(&mut self, job: &mut FetchJob, source: &impl Source) -> Step {
+        loop {
+            if let Some(disk) = self.turn(job, source) {
+                return disk;
+            }
+            // In turns, so that the queues stay side by side: a window that holds batches of many comes from disk once.
+            let passed = std::mem::take(&mut self.passed);
+            if !passed || !self.out.outcomes.is_empty() || self.scanned >= SCAN_BYTES_MAX {
+                return Step::Done;
+            }
+            self.visited = 0;
+            self.scanned += TURN_COST;
+        }
+    }
+
+    /// Looks once at every item that is left in this turn; `Some`: the disk is needed.
+    fn turn(&mut self, job: &mut FetchJob, source: &impl Source) -> Option<Step> {
         while let Some(item) = job.items.get(self.visited) {
             let room = job.bytes_max.saturating_sub(self.out.bytes);
             if room == 0 || self.scanned >= SCAN_BYTES_MAX {
@@ -124,18 +143,17 @@ impl Gather {
                     Next::Item
                 }
                 Lookup::Disk if self.out.outcomes.is_empty() => {
-                    return Step::Disk { queue: item.queue, offset: item.offset, bytes_max };
+                    return Some(Step::Disk { queue: item.queue, offset: item.offset, bytes_max });
                 }
                 Lookup::Disk => Next::Item, // the next fetch gets it; what is in memory goes out now
                 Lookup::Read(result) => self.take(job, source, result),
             };
             match next {
                 Next::Item => self.visited += 1,
-                Next::SameItem => {}
                 Next::Stop => break,
             }
         }
-        Step::Done
+        None
     }
 
     /// What the disk gave for the item at which [`Gather::run`] stopped.
@@ -195,7 +213,8 @@ impl Gather {
         item.offset = read.next_offset;
         if bytes == 0 {
             item.advanced = true;
-            return Next::SameItem;
+            self.passed = true;
+            return Next::Item;
         }
         item.advanced = false;
         self.out.outcomes.push(outcome(item, Code::Ok, bytes, source));
