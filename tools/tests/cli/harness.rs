@@ -101,6 +101,8 @@ pub(crate) struct Server {
     pub(crate) child: Child,
     /// What it printed when it was ready.
     pub(crate) announced: Value,
+    /// What it said before it was ready.
+    pub(crate) said: Vec<String>,
     log: mpsc::Receiver<String>,
 }
 
@@ -137,22 +139,22 @@ impl Server {
         thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)));
         });
-        let mut server = Self { child, announced: Value::Null, log };
-        server.wait_for_line("ready");
+        let mut server = Self { child, announced: Value::Null, said: Vec::new(), log };
+        server.said = server.wait_for_line("ready");
         let mut line = String::new();
         BufReader::new(server.child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
         server.announced = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
         server
     }
 
-    /// Waits for exactly this line in the log.
+    /// Waits for exactly this line in the log; gives those before it.
     #[track_caller]
-    pub(crate) fn wait_for_line(&self, wanted: &str) {
+    fn wait_for_line(&self, wanted: &str) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         loop {
             match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line == wanted => return,
+                Ok(line) if line == wanted => return seen,
                 Ok(line) => seen.push(line),
                 Err(error) => panic!("no line {wanted:?} ({error}); the log:\n{}", seen.join("\n")),
             }

@@ -7,5 +7,6 @@ mod delayed;
 mod doctor;
 mod harness;
 mod messages;
+mod repair;
 mod servers;
 mod topics;
