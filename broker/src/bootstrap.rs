@@ -32,8 +32,8 @@ const FLUSHES: usize = 2;
 const _: () = assert!(FLUSHES as u64 == FLUSH_DEPTH_MAX);
 /// Threads for what else may block: listing folders, asking for free space.
 const OTHER_BLOCKING_THREADS: usize = 2;
-/// Most threads of a shard, however many logs it holds; flushes wait for one another then.
-const BLOCKING_THREADS_MAX: usize = 16;
+/// Most threads for flushes of a shard, however many logs it holds; flushes wait for one another then.
+const FLUSH_THREADS_MAX: usize = 16;
 /// Segments of a log that is kept in memory.
 pub(crate) const SEGMENTS_IN_MEMORY: u64 = 8;
 /// Memory for direct I/O beside the cache: flushes in flight, segments being prepared, blocks of indexes.
@@ -296,7 +296,7 @@ fn placement(config: &BrokerConfig, index: u16) -> Placement {
 /// there, those of `logs` logs spread over `shards` shards, and what else `io_uring` has no operation for.
 fn blocking_threads(placement: &Placement, logs: u16, shards: u16) -> PoolPlacement {
     let own_logs = usize::from(logs.div_ceil(shards.max(1)));
-    let threads = (own_logs * FLUSHES + OTHER_BLOCKING_THREADS).min(BLOCKING_THREADS_MAX);
+    let threads = (own_logs * FLUSHES).min(FLUSH_THREADS_MAX) + OTHER_BLOCKING_THREADS;
     let Placement::Fixed(own) = placement else { return PoolPlacement::Unbound(threads) };
     match CpuSet::online() {
         Ok(online) => PoolPlacement::Fenced(threads, online.filter(|place| place.cpu == *own)),

@@ -96,6 +96,11 @@ impl Cache {
         }
     }
 
+    /// Most bytes held, but for what readers hold.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     pub(crate) fn stats(&self) -> CacheStats {
         self.stats
     }

@@ -64,8 +64,8 @@ pub(crate) struct Standing {
     pub(crate) segments: usize,
     /// Bytes on disk.
     pub(crate) bytes: u64,
-    /// Bytes of the segment behind the prepared one, where there is nothing yet to make it of. They are counted as if they
-    /// were there: a segment that goes in time is used again, and no zeros have to be written.
+    /// Bytes of the segment behind the prepared one, where it can be made of the oldest. They are counted as if they were
+    /// there: a segment that goes in time is used again, and no zeros have to be written.
     pub(crate) needed: u64,
     /// Append time of the last message in the oldest segment, where it is known.
     pub(crate) oldest_ms: Option<i64>,

@@ -41,10 +41,14 @@ impl RetentionConfig {
         if self.age.0 != 0 {
             within("retention.age", self.age, Span::seconds(60), Span::days(36_500))?;
         }
-        // The active segment, the one before it with its snapshots, and the prepared one are always there.
-        let least = ByteSize(storage.segment_bytes_max.0.saturating_mul(4).saturating_mul(logs));
+        // The active segment, the one before it with its snapshots, the prepared one, one to be used after that, and the
+        // ballast are always there.
+        let four = storage.segment_bytes_max.0.saturating_mul(4);
+        let least = ByteSize(four.saturating_add(storage.segment_bytes_first.0).saturating_mul(logs));
         if self.bytes.0 != 0 && self.bytes < least {
-            let expected = format!("{logs} logs of four segments each need at least {least}, or 0: no limit");
+            let expected = format!(
+                "{logs} logs of four segments and the first one's size each need at least {least}, or 0: no limit"
+            );
             return Err(refuse("retention.bytes", self.bytes, expected));
         }
         if self.segments != 0 {

@@ -53,6 +53,8 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
             trim_topics(&shard, place, &advice, &mut looked).await;
         }
         pass(&shard, place, &advice).await;
+        // Segments that the pass itself filled, with what it carried forward, are no reason for another.
+        begun = host.log.stats().segments;
     }
 }
 

@@ -13,7 +13,7 @@ use equeue_storage::LogId;
 use equeue_storage::io::{DmaIo, Io as _};
 use equeue_storage::log::LogOptions;
 use futures::channel::oneshot;
-use futures::future::{Either, join_all, select, try_join_all};
+use futures::future::{Either, join_all, select};
 
 use super::call::{Call, Mesh, Reply};
 use super::mesh::MeshEnd;
@@ -159,7 +159,21 @@ async fn open_logs(
         }
         Ok::<_, BrokerError>((id, log))
     };
-    try_join_all(own.map(open)).await
+    let (mut logs, mut failed) = (Vec::new(), None);
+    for opened in join_all(own.map(open)).await {
+        match opened {
+            Ok(log) => logs.push(log),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    let Some(error) = failed else { return Ok(logs) };
+    // What the others write is on its way: it must have ended before the executor does.
+    for (id, log) in logs {
+        if let Err(error) = log.close().await {
+            tracing::warn!(log = %id, %error, "the log could not be closed in order");
+        }
+    }
+    Err(error)
 }
 
 /// Shard 0 reads the catalog and gives it to all; the others receive it.

@@ -92,7 +92,7 @@ impl Fetcher {
             paused: HashMap::new(),
             told: HashSet::new(),
             backoff: Backoff::new(PAUSE_MAX),
-            turn: 0,
+            last: None,
             failing: false,
         };
         loop {
@@ -112,8 +112,8 @@ struct Loop {
     /// Queues whose trouble the application was told: it is told once, until they are well again.
     told: HashSet<QueueKey>,
     backoff: Backoff,
-    /// Which queue is asked for first.
-    turn: usize,
+    /// The queue that gave most lately: the one behind it is asked for first, so that each has its turn.
+    last: Option<QueueKey>,
     failing: bool,
 }
 
@@ -177,6 +177,12 @@ impl Loop {
         }
     }
 
+    /// Where among the queues the next fetch begins: the broker serves in this order, and one queue may fill an answer.
+    fn first_asked(&self, tracks: &[Arc<Track>]) -> usize {
+        let last = tracks.iter().position(|track| Some(track.home().key) == self.last);
+        last.map_or(0, |last| (last + 1) % tracks.len())
+    }
+
     fn request(&mut self, tracks: &[Arc<Track>], room: usize) -> (Fetch, Wanted) {
         let bytes_max = u32::try_from(room).unwrap_or(u32::MAX);
         let mut request = Fetch {
@@ -189,8 +195,7 @@ impl Loop {
         };
         let mut asked = HashMap::with_capacity(tracks.len());
         let mut tag_ranges = HashMap::new();
-        let begin = self.turn % tracks.len().max(1);
-        self.turn = self.turn.wrapping_add(1);
+        let begin = self.first_asked(tracks);
         let (front, back) = tracks.split_at_checked(begin).unwrap_or((tracks, &[]));
         for track in back.iter().chain(front).take(FETCH_ITEMS_MAX) {
             let key = track.home().key;
@@ -297,6 +302,9 @@ impl Loop {
             }
             let batches = payload.slice(begin..end);
             begin = end;
+            if outcome.bytes > 0 {
+                self.last = Some(outcome.queue);
+            }
             let Some((track, from, grant_epoch)) = asked.remove(&outcome.queue) else { continue };
             if !track.counts(from) {
                 continue;

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures::channel::oneshot;
 use glommio::GlommioError;
 use glommio::net::TcpStream;
 use thiserror::Error;
@@ -142,6 +143,7 @@ pub struct Dialer {
     address: String,
     config: DialerConfig,
     link: Option<Link>,
+    lookup: Option<Lookup>,
     correlation: u32,
     failures: u32,
     not_before: Option<Instant>,
@@ -165,6 +167,7 @@ impl Dialer {
             address: address.into(),
             config,
             link: None,
+            lookup: None,
             correlation: 0,
             failures: 0,
             not_before: None,
@@ -229,8 +232,12 @@ impl Dialer {
 
     async fn connect_and_ask<R: Request>(&mut self, request: &R) -> Result<(Link, R::Answer), Fault> {
         let time_max = self.config.connect;
-        let mut link =
-            within(time_max, "accept a connection", connect(self.address.clone(), time_max)).await?;
+        let mut link = within(
+            time_max,
+            "accept a connection",
+            connect(self.address.clone(), &mut self.lookup, time_max),
+        )
+        .await?;
         let hello = Hello {
             version_min: PROTOCOL_MINOR_MIN,
             version_max: PROTOCOL_MINOR_MAX,
@@ -293,8 +300,8 @@ impl Link {
 }
 
 /// Resolves, connects, sends the preamble.
-async fn connect(address: String, time_max: Duration) -> Result<Link, Fault> {
-    let address = resolve(address).await?;
+async fn connect(address: String, lookup: &mut Option<Lookup>, time_max: Duration) -> Result<Link, Fault> {
+    let address = resolve(address, lookup).await?;
     let stream = TcpStream::connect_timeout(address, time_max).await.map_err(io::Error::from)?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
     let link = Link { socket: Socket::of(stream), received: BytesMut::new() };
@@ -302,15 +309,36 @@ async fn connect(address: String, time_max: Duration) -> Result<Link, Fault> {
     Ok(link)
 }
 
-/// A numeric address at once; a name on a blocking thread.
-async fn resolve(address: String) -> io::Result<SocketAddr> {
+/// A name that is being looked up.
+type Lookup = oneshot::Receiver<io::Result<SocketAddr>>;
+
+/// A numeric address at once; a name by a thread of its own, since a resolver may be silent for long and the executor's
+/// blocking threads have other work. A look-up that was not waited for to the end is waited for again: there is never more
+/// than one.
+async fn resolve(address: String, lookup: &mut Option<Lookup>) -> io::Result<SocketAddr> {
     if let Ok(address) = address.parse() {
         return Ok(address);
     }
-    let found = glommio::executor()
-        .spawn_blocking(move || address.to_socket_addrs().map(|mut addresses| addresses.next()))
-        .await?;
-    found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    let under_way = match lookup {
+        Some(lookup) => lookup,
+        None => lookup.insert(begin_lookup(address)?),
+    };
+    let found = under_way.await;
+    *lookup = None;
+    found.unwrap_or_else(|_| Err(io::Error::other("the look-up of a name ended without a result")))
+}
+
+fn begin_lookup(address: String) -> io::Result<Lookup> {
+    let (tell, told) = oneshot::channel();
+    let job = move || {
+        let found = address
+            .to_socket_addrs()
+            .and_then(|mut addresses| addresses.next().ok_or_else(|| io::ErrorKind::NotFound.into()));
+        // Nobody waits any more when the broker has stopped.
+        let _ = tell.send(found);
+    };
+    std::thread::Builder::new().name("lookup".to_owned()).spawn(job)?;
+    Ok(told)
 }
 
 /// `step` with a deadline.

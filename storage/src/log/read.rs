@@ -263,7 +263,7 @@ impl<I: Io> CommitLog<I> {
             let may = {
                 let loads = self.inner.reads.loads.borrow();
                 let core = self.inner.core.borrow();
-                loads.len() < LOADS_MAX
+                loads.len() < LOADS_MAX.min(core.cache.limit() / 2 / super::READ_WINDOW_LEN).max(1)
                     && !loads.contains_key(&window.0)
                     && core.cache.has_room_beside_held(super::READ_WINDOW_LEN)
             };

@@ -130,6 +130,13 @@ impl<I: Io> Core<I> {
             + self.ballast.stored_bytes()
     }
 
+    /// Bytes of the segment behind the prepared one, where the oldest could be used for it and is not the only closed one.
+    fn bytes_needed(&self) -> u64 {
+        let oldest = self.segments.oldest_closed().map(|(oldest, _)| *oldest);
+        let can_give = self.segments.len() > 2 && oldest.is_some_and(|oldest| self.wants_spare(&oldest));
+        if can_give { self.bytes_after_next() } else { 0 }
+    }
+
     /// It is being closed, or failed.
     pub(super) fn stops(&self) -> bool {
         self.closing != Closing::No || self.poison.is_some()
@@ -196,8 +203,10 @@ impl<I: Io> CommitLog<I> {
                     self.remove_gone(full || !policy.lacks_space(standing.disk_free)).await?;
                 }
                 Step::Stays(stays) => {
+                    // What would only have been used again is not missed.
+                    let is_due = policy.reason(&Standing { needed: 0, ..standing }).is_some();
                     self.inner.core.borrow_mut().stats.retention_blocked =
-                        matches!(stays, Stays::Unconsumed(_));
+                        is_due && matches!(stays, Stays::Unconsumed(_));
                     done.stays = Some(stays);
                     return Ok(done);
                 }
@@ -236,7 +245,7 @@ impl<I: Io> CommitLog<I> {
         Ok(Standing {
             segments: core.segments.len(),
             bytes: core.stored_bytes(),
-            needed: if core.spare.is_some() { 0 } else { core.bytes_after_next() },
+            needed: core.bytes_needed(),
             oldest_ms,
             now_ms: (is_believed && !is_patient).then_some(wall_ms),
             disk_free,

@@ -43,7 +43,7 @@ impl<I: Io> Core<I> {
             Next::Ready(prepared) => {
                 prepared.header.bytes.saturating_mul(2).min(self.options.segment_bytes_max)
             }
-            Next::Preparing { .. } => self.next_bytes(),
+            Next::Preparing { .. } => self.next_bytes().saturating_mul(2).min(self.options.segment_bytes_max),
         }
     }
 

@@ -12,7 +12,20 @@ use crate::types::Ticket;
 /// Wakes those who wait for a condition to be looked at again. For a handful of waiters.
 #[derive(Debug, Default)]
 pub(crate) struct Event {
-    waiters: RefCell<Vec<Waker>>,
+    waiters: RefCell<Vec<(u64, Waker)>>,
+    next: Cell<u64>,
+}
+
+/// Takes its waiter out when the waiting is over or given up.
+struct Seat<'a> {
+    of: &'a Event,
+    number: u64,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.of.waiters.borrow_mut().retain(|(number, _)| *number != self.number);
+    }
 }
 
 impl Event {
@@ -20,20 +33,26 @@ impl Event {
     pub(crate) fn notify(&self) {
         // Taken out first: a waker may run code that waits again.
         let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
-        for waiter in waiters {
+        for (_, waiter) in waiters {
             waiter.wake();
         }
     }
 
     /// Looks at the condition now and after each [`Event::notify`], until it gives something.
     pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
+        if let Some(value) = condition() {
+            return value;
+        }
+        let number = self.next.replace(self.next.get().wrapping_add(1));
+        let _seat = Seat { of: self, number };
         poll_fn(|context| {
             if let Some(value) = condition() {
                 return Poll::Ready(value);
             }
             let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(context.waker())) {
-                waiters.push(context.waker().clone());
+            match waiters.iter_mut().find(|(seat, _)| *seat == number) {
+                Some((_, waiter)) => waiter.clone_from(context.waker()),
+                None => waiters.push((number, context.waker().clone())),
             }
             Poll::Pending
         })
