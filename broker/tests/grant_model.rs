@@ -21,8 +21,8 @@ use stateright::{Checker, Model, Property};
 const LEASE: u64 = 2;
 const TIME_MAX: u64 = 4;
 const MESSAGES: u64 = 1;
-/// The search goes breadth first until it has made so many states: every run of 13 steps is in it.
-const STATES_MAX: usize = 1_200_000;
+/// Steps of the longest run. By steps and not by states: which states are the first is up to the threads that search.
+const STEPS_MAX: usize = 17;
 /// Messages on their way at the same time.
 const IN_FLIGHT_MAX: usize = 2;
 const BOUNDS: QueueBounds =
@@ -68,6 +68,8 @@ struct Held {
 struct Member {
     generation: u64,
     held: Option<Held>,
+    /// The newest epoch that it gave back or lost: what comes of it later is an old answer.
+    over: u32,
     asked: u8,
     beaten: u8,
     committed: u8,
@@ -207,6 +209,7 @@ fn stored(world: &mut World, member: usize, offset: u64, grant: Grant, decided: 
 impl Member {
     fn receive(&mut self, answer: Answer) {
         match answer {
+            Answer::Granted { epoch, .. } if epoch <= self.over => {}
             Answer::Granted { epoch, offset, until, .. } => match &mut self.held {
                 Some(held) if held.epoch == epoch => held.until = held.until.max(until),
                 Some(held) if held.epoch > epoch => {} // an old answer
@@ -218,6 +221,7 @@ impl Member {
                 }
             }
             Answer::Lost { epoch, .. } => {
+                self.over = self.over.max(epoch);
                 if self.held.is_some_and(|held| held.epoch == epoch) {
                     self.held = None;
                 }
@@ -281,7 +285,9 @@ impl Model for Grants {
                 steps.push(Step::Learn(index));
             }
             let Some(held) = member.held else {
-                if member.asked < 2 - index as u8 {
+                // A member asks again when its release was answered, or has been given up.
+                let releases = |request: &Request| matches!(request, Request::Release { member, .. } if *member == index);
+                if member.asked < 2 - index as u8 && !world.requests.iter().any(releases) {
                     steps.push(Step::Ask(index));
                 }
                 continue;
@@ -359,6 +365,7 @@ impl Model for Grants {
                     _ => {
                         member.committed += 1;
                         member.held = None;
+                        member.over = epoch;
                         Request::Release { member: index, epoch, offset }
                     }
                 };
@@ -414,7 +421,7 @@ const RESET: Mishaps = Mishaps { pauses: 0, restarts: 0, resets: 1 };
 
 fn explored(model: Grants) -> impl Checker<Grants> {
     let begun = std::time::Instant::now();
-    let checker = model.checker().threads(2).target_state_count(STATES_MAX).spawn_bfs().join();
+    let checker = model.checker().threads(2).target_max_depth(STEPS_MAX).spawn_bfs().join();
     eprintln!(
         "{} states, depth {}, in {:?}",
         checker.unique_state_count(),

@@ -306,7 +306,7 @@ impl Keeper {
                 continue;
             };
             match outcome.code {
-                Code::Ok => match self.ownership.granted(id, *key, outcome.grant_epoch) {
+                Code::Ok => match self.ownership.granted(id, *key, outcome.grant_epoch, now) {
                     Granted::Begin(home) => self.begin(id, home, outcome, (sent, grants)),
                     Granted::Known => {}
                     Granted::Unwanted => unwanted.push(ReleaseItem {

@@ -90,6 +90,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Ownership {
     queues: BTreeMap<QueueId, Entry>,
+    /// Key and epoch of what was given back or lost: a grant that is not newer is an old answer.
+    over: BTreeMap<QueueId, (QueueKey, u32)>,
     /// The newest generation in which everything held in a place was wanted.
     agreed: BTreeMap<Place, u64>,
 }
@@ -140,6 +142,7 @@ impl Ownership {
                 });
             }
         }
+        self.over.retain(|id, _| homes.contains_key(id));
         self.agree(generation);
         acts
     }
@@ -159,8 +162,14 @@ impl Ownership {
     }
 
     /// The queue was granted.
-    pub(crate) fn granted(&mut self, id: &QueueId, key: QueueKey, epoch: u32) -> Granted {
+    pub(crate) fn granted(&mut self, id: &QueueId, key: QueueKey, epoch: u32, now: Moment) -> Granted {
+        let is_over = self.over.get(id).is_some_and(|(of, over)| *of == key && epoch <= *over);
         match self.queues.get_mut(id).filter(|entry| entry.home.key == key) {
+            // A late answer, or the broker does not know that it was given back: somebody else may have it any moment.
+            Some(entry) if is_over && matches!(entry.phase, Phase::Wished { .. }) => {
+                entry.phase = Phase::Wished { asked: false, not_before: Some(now.plus(AGAIN_PAUSE)) };
+                Granted::Unwanted
+            }
             Some(entry) if matches!(entry.phase, Phase::Wished { .. }) => {
                 entry.phase = Phase::Held { epoch, drain: None };
                 Granted::Begin(entry.home.clone())
@@ -271,16 +280,18 @@ impl Ownership {
     /// A queue that was to be drained is.
     pub(crate) fn drained(&mut self, id: &QueueId) -> Option<Act> {
         let entry = self.queues.get_mut(id)?;
-        let drains = matches!(entry.phase, Phase::Held { drain: Some(_), .. });
-        drains.then(|| {
-            entry.phase = Phase::Releasing;
-            Act::Release(id.clone())
-        })
+        let Phase::Held { epoch, drain: Some(_) } = entry.phase else { return None };
+        entry.phase = Phase::Releasing;
+        self.over.insert(id.clone(), (entry.home.key, epoch));
+        Some(Act::Release(id.clone()))
     }
 
     /// The broker has taken a queue back, or nobody can know.
     pub(crate) fn given_back(&mut self, id: &QueueId, now: Moment) {
         let Some(entry) = self.queues.get_mut(id) else { return };
+        if let Phase::Held { epoch, .. } = entry.phase {
+            self.over.insert(id.clone(), (entry.home.key, epoch));
+        }
         if entry.wanted {
             entry.phase = Phase::Wished { asked: false, not_before: Some(now.plus(AGAIN_PAUSE)) };
         } else {
@@ -416,7 +427,10 @@ mod tests {
         assert_eq!(asks[&place()].len(), queues.len());
         assert!(ownership.ask(now).is_empty(), "a wish is sent once");
         for queue in queues {
-            assert!(matches!(ownership.granted(&id(*queue), key(*queue), 7), Granted::Begin(_)));
+            assert!(matches!(
+                ownership.granted(&id(*queue), key(*queue), 7, Moment::now()),
+                Granted::Begin(_)
+            ));
         }
         assert!(ownership.is_settled());
         (ownership, now)
@@ -490,7 +504,7 @@ mod tests {
         let acts = ownership.plan(1, &share(&[0, 1, 2]), &homes, now);
         assert_eq!(acts, [Act::Move(id(0), moved), Act::Lose(id(1)), Act::Drain(id(2))]);
         assert_eq!(
-            ownership.granted(&id(1), key(1), 9),
+            ownership.granted(&id(1), key(1), 9, now),
             Granted::Unwanted,
             "a grant of the queue that was there before"
         );
@@ -509,6 +523,23 @@ mod tests {
         assert_eq!(ownership.ask(now.plus(REFUSED_PAUSE))[&place()], [(id(1), key(1))]);
         // No longer wanted: a grant that comes is given back.
         ownership.plan(2, &share(&[]), &homes(2), now);
-        assert_eq!(ownership.granted(&id(0), key(0), 3), Granted::Unwanted);
+        assert_eq!(ownership.granted(&id(0), key(0), 3, now), Granted::Unwanted);
+    }
+
+    #[test]
+    fn a_grant_of_an_epoch_that_is_over_is_given_back() {
+        let (mut ownership, now) = owner(&[0], 1);
+        ownership.plan(2, &share(&[]), &homes(1), now);
+        let release = LeaseHeartbeatAnswer { release: vec![key(0)], ..LeaseHeartbeatAnswer::default() };
+        beat(&mut ownership, &release, now);
+        assert_eq!(ownership.drained(&id(0)), Some(Act::Release(id(0))));
+        ownership.given_back(&id(0), now);
+        // Wished for again; the answer to a wish from before the release comes late.
+        ownership.plan(3, &share(&[0]), &homes(1), now);
+        assert_eq!(ownership.ask(now).len(), 1);
+        assert_eq!(ownership.granted(&id(0), key(0), 7, now), Granted::Unwanted);
+        assert!(ownership.ask(now).is_empty(), "the release goes first");
+        assert_eq!(ownership.ask(now.plus(AGAIN_PAUSE)).len(), 1);
+        assert!(matches!(ownership.granted(&id(0), key(0), 8, now), Granted::Begin(_)));
     }
 }
