@@ -299,6 +299,7 @@ impl Keeper {
     ) {
         let now = Moment::now();
         self.reach.answered(&place.0);
+        let lease_end = sent.lease_end(grants.lease);
         let mut unwanted = Vec::new();
         for (id, key) in asked {
             let Some(outcome) = grants.outcomes.iter().find(|outcome| outcome.queue == *key) else {
@@ -306,9 +307,9 @@ impl Keeper {
                 continue;
             };
             match outcome.code {
-                Code::Ok => match self.ownership.granted(id, *key, outcome.grant_epoch, now) {
+                Code::Ok => match self.ownership.granted(id, *key, (outcome.grant_epoch, lease_end), now) {
                     Granted::Begin(home) => self.begin(id, home, outcome, (sent, grants)),
-                    Granted::Known => {}
+                    Granted::Known | Granted::Late => {}
                     Granted::Unwanted => unwanted.push(ReleaseItem {
                         queue: *key,
                         grant_epoch: outcome.grant_epoch,
@@ -348,7 +349,6 @@ impl Keeper {
         let snapshot = self.shared.client.routes.load();
         let check = MessageId::cluster_check(snapshot.cluster_of(&home.broker).unwrap_or_default());
         let given = (Arc::clone(&self.shared.feed), self.shared.handled_by);
-        let place = (Arc::clone(&home.broker), home.shard);
         let track = Arc::new(Track::new(topic, id.1, home, start, check, given));
         track.set_high_watermark(outcome.high_watermark);
         track.lease.extend(sent, grants.lease);
@@ -357,12 +357,6 @@ impl Keeper {
         // Before its first message: a listener may have to prepare for the queue.
         self.tell(&AssignmentEvent::Assigned { topic: Arc::clone(&id.0), queue: id.1, from: offset });
         self.give_to_fetcher(&track);
-        if !track.lease.holds() {
-            // The wish waited for long: the lease is used up before it begins.
-            if let Some(beat) = self.beats.get_mut(&place) {
-                beat.last = None;
-            }
-        }
     }
 
     fn start_of(&mut self, id: &QueueId, outcome: &GrantOutcome, grants: &Grants) -> Offset {

@@ -13,6 +13,10 @@ pub(crate) const MARGIN: Duration = Duration::from_secs(1);
 pub(crate) struct Moment(i64);
 
 impl Moment {
+    /// Never reached.
+    #[cfg(test)]
+    pub(crate) const LAST: Self = Self(i64::MAX);
+
     /// Now.
     pub(crate) fn now() -> Self {
         let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock since 2.6.39");
@@ -22,6 +26,11 @@ impl Moment {
     /// So much later.
     pub(crate) fn plus(self, time: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// When a lease ends that was asked for now: no handler starts after it.
+    pub(crate) fn lease_end(self, lease: Duration) -> Self {
+        self.plus(lease.saturating_sub(MARGIN))
     }
 
     /// Time since `earlier`.
@@ -48,7 +57,7 @@ impl Lease {
 
     /// The broker extended it for `lease`, as asked for at `sent`. Whether it had lapsed.
     pub(crate) fn extend(&self, sent: Moment, lease: Duration) -> bool {
-        let until = sent.plus(lease.saturating_sub(MARGIN)).0;
+        let until = sent.lease_end(lease).0;
         self.0.fetch_max(until, Ordering::AcqRel) < Moment::now().0
     }
 

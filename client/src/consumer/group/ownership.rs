@@ -61,6 +61,8 @@ pub(crate) enum Granted {
     Begin(Home),
     /// It was held, or is on its way back: a wish was sent twice.
     Known,
+    /// The process was stopped until its lease was over, and somebody else may have it: it is asked for again.
+    Late,
     /// Nobody wants it here any more: release it.
     Unwanted,
 }
@@ -161,14 +163,24 @@ impl Ownership {
         asks
     }
 
-    /// The queue was granted.
-    pub(crate) fn granted(&mut self, id: &QueueId, key: QueueKey, epoch: u32, now: Moment) -> Granted {
+    /// The queue was granted, for a lease that ends at `lease_end`.
+    pub(crate) fn granted(
+        &mut self,
+        id: &QueueId,
+        key: QueueKey,
+        (epoch, lease_end): (u32, Moment),
+        now: Moment,
+    ) -> Granted {
         let is_over = self.over.get(id).is_some_and(|(of, over)| *of == key && epoch <= *over);
         match self.queues.get_mut(id).filter(|entry| entry.home.key == key) {
             // A late answer, or the broker does not know that it was given back: somebody else may have it any moment.
             Some(entry) if is_over && matches!(entry.phase, Phase::Wished { .. }) => {
                 entry.phase = Phase::Wished { asked: false, not_before: Some(now.plus(AGAIN_PAUSE)) };
                 Granted::Unwanted
+            }
+            Some(entry) if lease_end <= now && matches!(entry.phase, Phase::Wished { .. }) => {
+                entry.phase = WISHED;
+                Granted::Late
             }
             Some(entry) if matches!(entry.phase, Phase::Wished { .. }) => {
                 entry.phase = Phase::Held { epoch, drain: None };
@@ -428,7 +440,7 @@ mod tests {
         assert!(ownership.ask(now).is_empty(), "a wish is sent once");
         for queue in queues {
             assert!(matches!(
-                ownership.granted(&id(*queue), key(*queue), 7, Moment::now()),
+                ownership.granted(&id(*queue), key(*queue), (7, Moment::LAST), Moment::now()),
                 Granted::Begin(_)
             ));
         }
@@ -504,7 +516,7 @@ mod tests {
         let acts = ownership.plan(1, &share(&[0, 1, 2]), &homes, now);
         assert_eq!(acts, [Act::Move(id(0), moved), Act::Lose(id(1)), Act::Drain(id(2))]);
         assert_eq!(
-            ownership.granted(&id(1), key(1), 9, now),
+            ownership.granted(&id(1), key(1), (9, Moment::LAST), now),
             Granted::Unwanted,
             "a grant of the queue that was there before"
         );
@@ -523,7 +535,7 @@ mod tests {
         assert_eq!(ownership.ask(now.plus(REFUSED_PAUSE))[&place()], [(id(1), key(1))]);
         // No longer wanted: a grant that comes is given back.
         ownership.plan(2, &share(&[]), &homes(2), now);
-        assert_eq!(ownership.granted(&id(0), key(0), 3, now), Granted::Unwanted);
+        assert_eq!(ownership.granted(&id(0), key(0), (3, Moment::LAST), now), Granted::Unwanted);
     }
 
     #[test]
@@ -537,9 +549,22 @@ mod tests {
         // Wished for again; the answer to a wish from before the release comes late.
         ownership.plan(3, &share(&[0]), &homes(1), now);
         assert_eq!(ownership.ask(now).len(), 1);
-        assert_eq!(ownership.granted(&id(0), key(0), 7, now), Granted::Unwanted);
+        assert_eq!(ownership.granted(&id(0), key(0), (7, Moment::LAST), now), Granted::Unwanted);
         assert!(ownership.ask(now).is_empty(), "the release goes first");
         assert_eq!(ownership.ask(now.plus(AGAIN_PAUSE)).len(), 1);
-        assert!(matches!(ownership.granted(&id(0), key(0), 8, now), Granted::Begin(_)));
+        assert!(matches!(ownership.granted(&id(0), key(0), (8, Moment::LAST), now), Granted::Begin(_)));
+    }
+
+    #[test]
+    fn a_grant_whose_lease_is_over_is_asked_for_again() {
+        let now = Moment::now();
+        let mut ownership = Ownership::default();
+        ownership.plan(1, &share(&[0]), &homes(1), now);
+        ownership.ask(now);
+        assert_eq!(ownership.granted(&id(0), key(0), (7, now), now), Granted::Late);
+        assert!(ownership.held(&place()).is_empty());
+        assert_eq!(ownership.ask(now)[&place()], [(id(0), key(0))]);
+        let soon = now.plus(Duration::from_millis(1));
+        assert!(matches!(ownership.granted(&id(0), key(0), (7, soon), now), Granted::Begin(_)));
     }
 }
