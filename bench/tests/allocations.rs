@@ -76,9 +76,11 @@ fn sending_allocates_per_batch_and_not_per_message() {
         let acknowledged = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&acknowledged);
         let options = ProducerOptions {
-            on_delivery: Some(Arc::new(move |_, result| {
-                result.expect("acknowledged");
-                counter.fetch_add(1, Ordering::Relaxed);
+            on_delivery: Some(Arc::new(move |outcomes| {
+                for (_, result) in outcomes.iter() {
+                    result.expect("acknowledged");
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
             })),
             ..ProducerOptions::default()
         };

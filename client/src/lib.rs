@@ -34,4 +34,4 @@ pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record, key_hash};
 pub use error::{ClientError, EnqueueError, HandlerError, SendError};
 pub use message::{Header, Message, Origin, Receipt, Received, Text};
 pub use producer::selector::{Choice, HashOfKey, QueueSelector, RoundRobin, TopicQueues};
-pub use producer::{Delivery, OnDelivery, Producer, ProducerOptions, ProducerStats};
+pub use producer::{Delivery, OnDelivery, Outcomes, Producer, ProducerOptions, ProducerStats};

@@ -195,8 +195,11 @@ async fn callbacks_and_one_way_messages() {
     let note = Arc::clone(&told);
     let options = ProducerOptions {
         selector: Arc::new(RoundRobin::default()),
-        on_delivery: Some(Arc::new(move |token, outcome| {
-            note.lock().unwrap().push((token, outcome.expect("stored").queue));
+        on_delivery: Some(Arc::new(move |outcomes| {
+            assert!(outcomes.error().is_none());
+            assert!(outcomes.tokens().eq(outcomes.iter().map(|(token, _)| token)));
+            let placed = outcomes.iter().map(|(token, outcome)| (token, outcome.expect("stored").queue));
+            note.lock().unwrap().extend(placed);
         })),
         ..ProducerOptions::default()
     };

@@ -136,8 +136,19 @@ impl Ledger {
         Some(Taken { token: (producer as u64) << 32 | u64::from(index), sequence })
     }
 
-    /// Gives the slot back: the message was acknowledged, or failed with a code.
-    pub(crate) fn settle(&mut self, token: u64, now_ns: u64, outcome: Result<(), String>) {
+    /// Gives slots back: their messages were acknowledged, or failed with a code.
+    pub(crate) fn settle(
+        &mut self,
+        tokens: impl IntoIterator<Item = u64>,
+        now_ns: u64,
+        failure: Option<&str>,
+    ) {
+        for token in tokens {
+            self.settle_one(token, now_ns, failure);
+        }
+    }
+
+    fn settle_one(&mut self, token: u64, now_ns: u64, failure: Option<&str>) {
         let (Ok(producer), Ok(index)) =
             (usize::try_from(token >> 32), u32::try_from(token & u64::from(u32::MAX)))
         else {
@@ -149,11 +160,11 @@ impl Ledger {
         if let Some(waker) = flight.waker.take() {
             waker.wake();
         }
-        match outcome {
-            Ok(()) => self.acknowledge(&slot, now_ns),
-            Err(code) => {
+        match failure {
+            None => self.acknowledge(&slot, now_ns),
+            Some(code) => {
                 flight.unacknowledged.insert(slot.sequence);
-                *self.tally.errors.entry(code).or_insert(0) += 1;
+                *self.tally.errors.entry(code.to_owned()).or_insert(0) += 1;
             }
         }
     }
@@ -232,7 +243,7 @@ mod tests {
         assert!(ledger.take(1, 1002, 1002, 10).is_some(), "windows are apart");
         let cx = Context::from_waker(Waker::noop());
         assert_eq!(ledger.poll_at_most(0, 1, &cx), Poll::Pending);
-        ledger.settle(first.token, 1500, Ok(()));
+        ledger.settle([first.token], 1500, None);
         assert_eq!(ledger.poll_at_most(0, 1, &cx), Poll::Ready(()));
         assert_eq!(ledger.take(0, 1502, 1502, 10).map(|taken| taken.sequence), Some(2));
         assert_eq!(ledger.in_flight(), 3);
@@ -243,7 +254,7 @@ mod tests {
         let mut ledger = ledger();
         for (due, acknowledged) in [(10, 20), (900, 1100), (1500, 1600), (1900, 2100)] {
             let taken = ledger.take(0, due, due + 5, 100).expect("room");
-            ledger.settle(taken.token, acknowledged, Ok(()));
+            ledger.settle([taken.token], acknowledged, None);
         }
         let tally = &ledger.tally;
         assert_eq!(
@@ -263,8 +274,8 @@ mod tests {
         let mut ledger = ledger();
         let failed = ledger.take(1, 1000, 1000, 1).expect("room");
         let good = ledger.take(1, 1000, 1000, 1).expect("room");
-        ledger.settle(failed.token, 1001, Err("Busy".to_owned()));
-        ledger.settle(good.token, 1001, Ok(()));
+        ledger.settle([failed.token], 1001, Some("Busy"));
+        ledger.settle([good.token], 1001, None);
         ledger.take(1, 1002, 1002, 1).expect("room");
         assert_eq!(ledger.tally.errors, BTreeMap::from([("Busy".to_owned(), 1)]));
         let sent = ledger.sent();

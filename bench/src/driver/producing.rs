@@ -52,12 +52,16 @@ pub(crate) struct Sender {
 /// Hands outcomes to the ledger of the thread.
 pub(crate) fn settle_in(ledger: &Arc<Mutex<Ledger>>) -> OnDelivery {
     let ledger = Arc::clone(ledger);
-    Arc::new(move |token, result| {
-        let outcome = result.map(drop).map_err(|error| {
-            tracing::debug!(%error, "a send failed");
-            outcome_name(&error)
+    Arc::new(move |outcomes| {
+        let failure = outcomes.error().map(|error| {
+            tracing::debug!(%error, "a batch failed");
+            outcome_name(error)
         });
-        ledger.lock().unwrap_or_else(PoisonError::into_inner).settle(token, now_ns(), outcome);
+        ledger.lock().unwrap_or_else(PoisonError::into_inner).settle(
+            outcomes.tokens(),
+            now_ns(),
+            failure.as_deref(),
+        );
     })
 }
 
@@ -165,7 +169,7 @@ impl Sender {
             Err(_) => self.producer.enqueue_with(&message, taken.token).await,
         };
         if let Err(error) = outcome {
-            self.ledger().settle(taken.token, now_ns(), Err(outcome_name(&error)));
+            self.ledger().settle([taken.token], now_ns(), Some(&outcome_name(&error)));
         }
     }
 

@@ -191,6 +191,13 @@ impl Intake {
         })
     }
 
+    /// Whether something may be sent that no rule holds back: a batch that takes no more messages, or one that nobody
+    /// acknowledges.
+    pub(crate) fn has_whole(&self) -> bool {
+        let whole = self.batches.len() > 1 || self.batches.front().is_some_and(|first| first.closed);
+        whole || self.one_way.is_some()
+    }
+
     /// Whether nothing waits here.
     pub(crate) fn is_empty(&self) -> bool {
         self.batches.is_empty() && self.one_way.is_none()

@@ -1,6 +1,6 @@
 //! What the application's threads and one sender share: the list of queues with something to send.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -28,6 +28,10 @@ pub(crate) struct Lane {
     pub shard: u16,
     listed: Mutex<Listed>,
     wake: Notify,
+    /// A listed queue has a whole batch, or one that nobody acknowledges, since the sender looked.
+    whole: AtomicBool,
+    /// A listed queue has another route.
+    moved: AtomicBool,
     reach: AtomicU8,
 }
 
@@ -46,6 +50,8 @@ impl Lane {
             shard,
             listed: Mutex::default(),
             wake: Notify::new(),
+            whole: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             reach: AtomicU8::new(Reach::Unknown as u8),
         }
     }
@@ -71,6 +77,27 @@ impl Lane {
     /// Whether the sender has ended.
     pub(crate) fn is_gone(&self) -> bool {
         self.listed().gone
+    }
+
+    /// Tells the sender that a listed queue has what may be sent at once, before it is woken.
+    pub(crate) fn note_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+    }
+
+    /// Whether that was told since the last call.
+    pub(crate) fn take_whole(&self) -> bool {
+        self.whole.swap(false, Ordering::AcqRel)
+    }
+
+    /// Tells the sender that a listed queue can be sent to again, or from elsewhere.
+    pub(crate) fn note_moved(&self) {
+        self.moved.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether that was told since the last call.
+    pub(crate) fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::AcqRel)
     }
 
     /// Wakes the sender.

@@ -9,6 +9,7 @@ mod completion;
 mod intake;
 mod lane;
 mod outbox;
+mod outcomes;
 mod queue;
 #[cfg(test)]
 mod rate;
@@ -27,6 +28,7 @@ use equeue_record::Codec;
 use tokio::sync::watch;
 
 pub use completion::Delivery;
+pub use outcomes::Outcomes;
 use resolve::find_route;
 use selector::{HashOfKey, QueueSelector};
 use shared::{Shared, Taken};
@@ -36,8 +38,9 @@ use crate::client::ClientInner;
 use crate::routes::Rounds;
 use crate::{EnqueueError, Message, Receipt, SendError};
 
-/// Told what became of each message that was sent with a token. Runs on the sender's task: it must not block.
-pub type OnDelivery = Arc<dyn Fn(u64, Result<Receipt, SendError>) + Send + Sync>;
+/// Told what became of the messages that were sent with tokens, a batch at a time. Runs on the sender's task: it must
+/// not block.
+pub type OnDelivery = Arc<dyn Fn(Outcomes<'_>) + Send + Sync>;
 
 /// Settings of a [`Producer`].
 #[derive(Clone)]

@@ -81,6 +81,9 @@ impl Queue {
     pub(crate) fn list(self: &Arc<Self>, intake: &mut Intake) {
         let lane = self.lane.load();
         if std::mem::replace(&mut intake.listed, true) {
+            if intake.has_whole() {
+                lane.note_whole();
+            }
             lane.wake();
         } else {
             lane.list(Arc::clone(self));
@@ -92,7 +95,9 @@ impl Queue {
     pub(crate) fn reroute(&self, route: QueuePlace, lane: &Arc<Lane>) {
         let intake = self.intake();
         self.route.store(Arc::new(route));
-        if !intake.listed {
+        if intake.listed {
+            self.lane.load().note_moved();
+        } else {
             self.lane.store(Arc::clone(lane));
         }
     }

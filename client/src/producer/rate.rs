@@ -50,7 +50,7 @@ fn settle(shared: &Arc<Shared>) {
             };
             drop(batch.bytes);
             let settled = queue.outbox().stored(batch.number).expect("it was sent");
-            shared.tell(settled.audience.expect("in time"), Ok(receipt));
+            shared.tell(&settled.audience.expect("in time"), Ok(receipt));
             shared.reuse(settled.bytes);
         }
     }
@@ -61,8 +61,7 @@ fn settle(shared: &Arc<Shared>) {
 async fn rate_of_taking_messages() {
     let client = Client::builder().nameservers(["127.0.0.1:1"]).connect().await.expect("options are right");
     for (name, key) in [("keyed", Some(&b"customer-17"[..])), ("un-keyed", None)] {
-        let options =
-            ProducerOptions { on_delivery: Some(Arc::new(|_, _| {})), ..ProducerOptions::default() };
+        let options = ProducerOptions { on_delivery: Some(Arc::new(|_| {})), ..ProducerOptions::default() };
         let producer = client.producer(options);
         let shared = producer.shared();
         shared.client.routes.learn("nobody", &route());

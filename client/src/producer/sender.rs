@@ -2,7 +2,8 @@
 //! way, and settles batches by the answers.
 //!
 //! One task per (broker, shard). It sleeps unless a batch begins or is whole, an answer comes, or a time is reached:
-//! nothing here runs once per message.
+//! nothing here runs once per message, and nothing looks at every queue each time: with ten thousand queues a look at
+//! all of them costs as much as sending a megabyte. Every [`EXPIRY_EVERY`] all are looked at whatever happened.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -65,6 +66,12 @@ struct Sender {
     active: Vec<Arc<Queue>>,
     /// Place in `active` that was looked at last.
     turn: usize,
+    /// A queue may have more than an unfinished batch to send: worth a look at all of them.
+    look: bool,
+    /// A queue has a batch that must be sent again.
+    again: bool,
+    /// Batches settled since idle queues were dropped.
+    settled: usize,
     connection: Option<Arc<Connection>>,
     connecting: Option<Connecting>,
     in_flight: FuturesUnordered<Future<(OnTheWay, Result<ProduceAnswer, ClientError>)>>,
@@ -81,6 +88,9 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         lane,
         active: Vec::new(),
         turn: 0,
+        look: false,
+        again: false,
+        settled: 0,
         connection: None,
         connecting: None,
         in_flight: FuturesUnordered::new(),
@@ -94,7 +104,7 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 impl Sender {
     async fn run(mut self) {
         loop {
-            self.lane.take_listed(&mut self.active);
+            self.take_news();
             let idle = self.active.is_empty() && self.in_flight.is_empty();
             if idle && self.shared.is_closing() && self.lane.end(false) {
                 return;
@@ -103,8 +113,28 @@ impl Sender {
             self.expire(now);
             self.keep_connection();
             let wake_at = self.pump(now);
-            self.drop_idle_queues();
+            if self.again || self.settled >= self.active.len() || self.in_flight.is_empty() {
+                self.drop_idle_queues();
+            }
+            if self.active.is_empty() && self.in_flight.is_empty() && self.shared.is_closing() {
+                continue; // nothing would wake it any more
+            }
             self.wait(wake_at).await;
+        }
+    }
+
+    /// Takes in what the application's threads and the routes have told the lane.
+    fn take_news(&mut self) {
+        let known = self.active.len();
+        self.lane.take_listed(&mut self.active);
+        // The flags below may have been taken before these were listed: they are judged here.
+        for queue in self.active.iter().skip(known) {
+            self.again |= queue.outbox().has_again();
+            self.look |= queue.intake().has_whole();
+        }
+        self.look |= self.lane.take_whole() || self.again;
+        if self.lane.take_moved() {
+            (self.look, self.settled) = (true, self.active.len());
         }
     }
 
@@ -203,6 +233,9 @@ impl Sender {
         let in_flight_max = self.shared.options.max_in_flight_per_queue.clamp(1, 5);
         while self.in_flight.len() < REQUESTS_MAX {
             let plan = TakePlan { partial: self.in_flight.len() < REQUESTS_EAGER, linger, in_flight_max };
+            if !plan.partial && !self.look {
+                break;
+            }
             let mut request = Gathering::default();
             let mut visited = 0;
             while visited < self.active.len() && request.has_room() {
@@ -214,6 +247,7 @@ impl Sender {
                 request.gather(&self.shared, queue, plan, now);
             }
             if request.items.is_empty() {
+                self.look = false;
                 break;
             }
             if !self.send(&connection, request) {
@@ -221,19 +255,31 @@ impl Sender {
                 return Some(if connection.is_ended() { now } else { now + EXPIRY_EVERY });
             }
         }
+        self.next_time(now, linger)
+    }
+
+    /// When a linger or a pause is over, if that is what a queue waits for.
+    fn next_time(&mut self, now: Instant, linger: Duration) -> Option<Instant> {
+        if !self.again && (linger.is_zero() || self.in_flight.len() >= REQUESTS_EAGER) {
+            return None;
+        }
+        self.again = false;
         let partial = self.in_flight.len() < REQUESTS_EAGER;
-        let times = self.active.iter().filter_map(|queue| {
+        let mut next: Option<Instant> = None;
+        for queue in &self.active {
             let (again, not_before) = {
                 let outbox = queue.outbox();
                 (outbox.has_again(), outbox.not_before())
             };
-            match again {
+            self.again |= again;
+            let at = match again {
                 true => not_before,
                 false if partial => queue.intake().linger_until(linger),
                 false => None,
-            }
-        });
-        times.filter(|at| *at > now).min()
+            };
+            next = [next, at.filter(|at| *at > now)].into_iter().flatten().min();
+        }
+        next
     }
 
     /// Sends a request; `false`: it could not be, and its batches are settled as lost.
@@ -278,6 +324,7 @@ impl Sender {
                 for Sent { queue, number, .. } in &request.items {
                     queue.outbox().lost(*number);
                     self.after(queue);
+                    self.note_more(queue);
                 }
                 return;
             }
@@ -306,7 +353,15 @@ impl Sender {
                 None => sent.queue.outbox().lost(sent.number),
             }
             self.after(&sent.queue);
+            self.note_more(&sent.queue);
         }
+    }
+
+    /// A batch of the queue was settled: another one may have waited for that, or it is to be sent again.
+    fn note_more(&mut self, queue: &Queue) {
+        self.settled += 1;
+        self.again |= queue.outbox().has_again();
+        self.look |= self.again || queue.intake().has_whole();
     }
 
     fn settle_batch(&mut self, sent: &Sent, outcome: ProduceOutcome) {
@@ -355,7 +410,7 @@ impl Sender {
 
     fn tell(&self, settled: Settled, outcome: Result<BatchReceipt, SendError>) {
         if let Some(audience) = settled.audience {
-            self.shared.tell(audience, outcome);
+            self.shared.tell(&audience, outcome);
         }
         self.shared.reuse(settled.bytes);
     }
@@ -390,6 +445,8 @@ impl Sender {
             return;
         }
         self.next_expiry = now + EXPIRY_EVERY;
+        (self.look, self.again) = (true, true);
+        self.settled = self.active.len();
         let limit = self.shared.options.send_timeout;
         for queue in &self.active {
             let error = |outcome_unknown| SendError::TimedOut {
@@ -403,7 +460,7 @@ impl Sender {
             self.shared.fail_unsent(unsent, &error(false));
             let expired = queue.outbox().expire(now, limit);
             for expired in expired {
-                self.shared.tell(expired.audience, Err(error(expired.unknown)));
+                self.shared.tell(&expired.audience, Err(error(expired.unknown)));
             }
             self.drop_old_one_way(queue, now, limit);
             self.after(queue);
@@ -450,6 +507,7 @@ impl Sender {
 
     /// Forgets queues with nothing to do, and hands over those that another lane sends for now.
     fn drop_idle_queues(&mut self) {
+        self.settled = 0;
         let (shared, lane) = (&self.shared, &self.lane);
         self.active.retain(|queue| {
             if queue.unlist_if_idle() {
@@ -512,13 +570,13 @@ impl Gathering {
                     self.items.push(Sent { queue: Arc::clone(queue), number: batch.number, key });
                 }
                 Ok(None) => return,
-                Err((audience, error)) => fail_to_freeze(shared, queue, audience, &error),
+                Err((audience, error)) => fail_to_freeze(shared, queue, &audience, &error),
             }
         }
     }
 }
 
-fn fail_to_freeze(shared: &Shared, queue: &Queue, audience: Audience, error: &RecordError) {
+fn fail_to_freeze(shared: &Shared, queue: &Queue, audience: &Audience, error: &RecordError) {
     warn!(topic = %queue.topic, queue = queue.ordinal, %error, "a batch cannot be made");
     let error =
         SendError::Encoding { topic: Arc::clone(&queue.topic), queue: queue.ordinal, source: error.clone() };

@@ -17,6 +17,7 @@ use super::completion::{BatchReceipt, Completion};
 use super::intake::{Batch, BatchPlan, Incoming};
 use super::lane::{Lane, Reach};
 use super::outbox::Audience;
+use super::outcomes::Outcomes;
 use super::queue::Queue;
 use super::selector::{Choice, TopicQueues};
 use super::window::{NoRoom, Window};
@@ -53,7 +54,8 @@ pub(crate) struct Shared {
     pub buffers: Buffers,
     /// Counts.
     pub counters: Counters,
-    topics: ArcSwap<HashMap<Arc<str>, Arc<TopicQueueSet>>>,
+    /// Looked up for every message: the names are the application's own, so the hash need not resist an attacker.
+    topics: ArcSwap<HashMap<Arc<str>, Arc<TopicQueueSet>, foldhash::fast::RandomState>>,
     /// Taken to change `topics`.
     places: Mutex<Places>,
     /// Topics whose routes are asked for in the background.
@@ -212,9 +214,11 @@ impl Shared {
         let plan = self.batch_plan();
         let now = Instant::now();
         let mut intake = queue.intake();
-        let place = intake
-            .push(incoming, &plan, now, wall_ms, || self.buffers.take())
-            .map_err(|error| self.too_large(message, content_bytes, error))?;
+        let pushed = intake.push(incoming, &plan, now, wall_ms, || self.buffers.take());
+        if pushed.is_err() && intake.has_whole() {
+            queue.list(&mut intake); // the refused message has closed the open batch
+        }
+        let place = pushed.map_err(|error| self.too_large(message, content_bytes, error))?;
         Counters::add(&self.counters.sent, 1);
         if place.wake {
             queue.list(&mut intake);
@@ -312,17 +316,14 @@ impl Shared {
     }
 
     /// Tells everybody what became of a batch, and gives its room back.
-    pub(crate) fn tell(&self, audience: Audience, outcome: Result<BatchReceipt, SendError>) {
+    pub(crate) fn tell(&self, audience: &Audience, outcome: Result<BatchReceipt, SendError>) {
         let count = u64::from(audience.messages);
         match &outcome {
             Ok(_) => Counters::add(&self.counters.acknowledged, count),
             Err(_) => Counters::add(&self.counters.failed, count),
         }
-        if let Some(on_delivery) = &self.options.on_delivery {
-            for (index, token) in audience.tokens {
-                let outcome = outcome.as_ref().map(|receipt| receipt.message(index));
-                on_delivery(token, outcome.map_err(Clone::clone));
-            }
+        if let Some(on_delivery) = self.options.on_delivery.as_ref().filter(|_| !audience.tokens.is_empty()) {
+            on_delivery(Outcomes::new(&audience.tokens, &outcome));
         }
         audience.completion.complete(outcome);
         self.window.give_back(audience.messages as usize, audience.permits);
@@ -337,7 +338,7 @@ impl Shared {
                 messages: batch.builder.record_count(),
                 permits: batch.permits,
             };
-            self.tell(audience, Err(error.clone()));
+            self.tell(&audience, Err(error.clone()));
         }
     }
 

@@ -112,9 +112,11 @@ fn options(args: &ProduceArgs, results: &mpsc::Sender<Event>) -> ProducerOptions
     ProducerOptions {
         send_timeout: args.timeout,
         window_messages: IN_FLIGHT_MAX,
-        on_delivery: Some(Arc::new(move |line, result| {
-            // The writer ends early only when nobody reads our stdout any more.
-            let _ = results.send(Event::Line(line, Outcome::from(result)));
+        on_delivery: Some(Arc::new(move |outcomes| {
+            for (line, result) in outcomes.iter() {
+                // The writer ends early only when nobody reads our stdout any more.
+                let _ = results.send(Event::Line(line, Outcome::from(result)));
+            }
         })),
         ..ProducerOptions::default()
     }

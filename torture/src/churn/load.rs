@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use equeue_client::{Client, Codec, ConsumerOptions, Message, ProducerOptions, StartAt, Subscription};
+use equeue_client::{
+    Client, Codec, ConsumerOptions, Message, Outcomes, ProducerOptions, StartAt, Subscription,
+};
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
@@ -95,12 +97,11 @@ impl Producer {
     /// Sends numbers whose keys are this producer's own.
     async fn run(self, index: u64, stop: Receiver<bool>) {
         let told = Arc::clone(&self.told);
-        let on_delivery =
-            move |number: u64, result: Result<equeue_client::Receipt, equeue_client::SendError>| {
-                if result.is_ok() {
-                    told.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-                }
-            };
+        let on_delivery = move |outcomes: Outcomes<'_>| {
+            if outcomes.error().is_none() {
+                told.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).extend(outcomes.tokens());
+            }
+        };
         let producer = self.client.producer(ProducerOptions {
             codec: Codec::None,
             send_timeout: Duration::from_mins(1),

@@ -41,7 +41,9 @@ impl Task {
             window_messages: WINDOW_MESSAGES,
             send_timeout: timeouts.nth(index.into()).copied().unwrap_or(Duration::from_secs(30)),
             codec: CODECS.get(usize::from(index) % CODECS.len()).copied().unwrap_or(Codec::None),
-            on_delivery: Some(Arc::new(move |token, result| settle(&told, Name::from_token(token), result))),
+            on_delivery: Some(Arc::new(move |outcomes| {
+                outcomes.iter().for_each(|(token, result)| settle(&told, Name::from_token(token), result));
+            })),
             auto_create: false,
             ..ProducerOptions::default()
         };
