@@ -226,6 +226,9 @@ pub struct StorageArgs {
     /// Soft cap of a flush, bytes
     #[arg(long, value_name = "BYTES")]
     pub flush_max: Option<usize>,
+    /// Keeps the log at so many bytes, as retention does: its segments are used again, and each byte is written once
+    #[arg(long, value_name = "BYTES", conflicts_with = "verify")]
+    pub log_max: Option<u64>,
     /// Reads everything back at the end and checks it
     #[arg(long)]
     pub verify: bool,

@@ -33,12 +33,12 @@ impl Outcome {
     }
 }
 
-/// Runs a benchmark to its end and prints the result. Blocks; starts its own threads and runtimes, so it is called
+/// Runs a benchmark to its end and prints the result (`json`: as `--json -` does). Blocks; starts its own threads and runtimes, so it is called
 /// from a thread that runs none (the main thread: a broker of the run's own ends with the thread that started it).
 ///
 /// # Errors
 /// When nothing could be measured: no broker, no disk, a stop signal.
-pub fn run(args: &BenchArgs) -> Result<Outcome> {
+pub fn run(args: &BenchArgs, json: bool) -> Result<Outcome> {
     let (kind, load) = match &args.command {
         BenchCommand::Produce(load) => (Kind::Produce, load),
         BenchCommand::Consume(load) => (Kind::Consume, load),
@@ -46,9 +46,9 @@ pub fn run(args: &BenchArgs) -> Result<Outcome> {
         BenchCommand::Latency(load) => (Kind::Latency, load),
         BenchCommand::Storage(storage) => {
             check_output(&storage.output)?;
-            return conclude(&crate::log_alone::measure(storage)?, &storage.output);
+            return conclude(&crate::log_alone::measure(storage)?, &storage.output, json);
         }
-        BenchCommand::Compare(compare) => return crate::compare::run(compare),
+        BenchCommand::Compare(compare) => return crate::compare::run(compare, json),
     };
     check_output(&load.output)?;
     load.hlog.as_deref().map_or(Ok(()), |path| check_folder("--hlog", path))?;
@@ -56,7 +56,7 @@ pub fn run(args: &BenchArgs) -> Result<Outcome> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
     let report = runtime.block_on(until_signal(kind, load))?;
     drop(runtime);
-    conclude(&report, &load.output)
+    conclude(&report, &load.output, json)
 }
 
 /// A stop signal ends the run in order, with the figures so far; the broker of its own is stopped, its data removed.
@@ -85,10 +85,10 @@ fn check_folder(option: &str, path: &Path) -> Result<()> {
 }
 
 /// Prints the result and checks what was demanded of it.
-fn conclude(report: &Report, output: &OutputArgs) -> Result<Outcome> {
+fn conclude(report: &Report, output: &OutputArgs, json: bool) -> Result<Outcome> {
     let value = serde_json::to_value(report).context("writing the result as JSON")?;
     let to_stdout = output.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    let text = if to_stdout { pretty(&value)? } else { report.table() };
+    let text = if json || to_stdout { pretty(&value)? } else { report.table() };
     io::stdout().lock().write_all(text.as_bytes()).context("printing the result")?;
     if let Some(path) = output.json.as_deref().filter(|_| !to_stdout) {
         fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;

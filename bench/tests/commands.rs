@@ -19,7 +19,7 @@ struct Command {
 fn bench(line: &str, json: &Path) -> (Outcome, Value) {
     let line = format!("bench {line} --json {}", json.display());
     let command = Command::try_parse_from(line.split_whitespace()).expect("understood");
-    let outcome = equeue_bench::run(&command.bench).expect("measured");
+    let outcome = equeue_bench::run(&command.bench, false).expect("measured");
     let text = std::fs::read_to_string(json).expect("written");
     (outcome, serde_json::from_str(&text).expect("JSON"))
 }

@@ -63,7 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Message(command) => block_on(message::run(command, format)),
         Command::Cluster(command) => block_on(cluster::run(command, format)),
         Command::Log(command) => log::run(&command, format),
-        Command::Bench(args) => match equeue_bench::run(&args)? {
+        Command::Bench(args) => match equeue_bench::run(&args, format == output::Format::Json)? {
             equeue_bench::Outcome::Passed => Ok(()),
             equeue_bench::Outcome::Failed => Err(failure::Told.into()),
         },

@@ -17,7 +17,7 @@ use crate::run::{Outcome, pretty};
 use judge::{Change, Comparison, compare};
 
 /// Reads both results, compares them, prints what it found.
-pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
+pub(crate) fn run(args: &CompareArgs, json: bool) -> Result<Outcome> {
     let (before, after) = (read(&args.before)?, read(&args.after)?);
     let comparison = compare(&before, &after, args.tolerance / 100.0);
     ensure!(
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome> {
         "changes": comparison.changes, "verdict": comparison.verdict(),
     });
     let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    let text = if to_stdout { pretty(&value)? } else { table(&comparison) };
+    let text = if json || to_stdout { pretty(&value)? } else { table(&comparison) };
     io::stdout().lock().write_all(text.as_bytes()).context("printing the comparison")?;
     if let Some(path) = args.json.as_deref().filter(|_| !to_stdout) {
         fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use equeue_record::{BatchBuilder, Codec, ProducerStamp, QueueKey, RecordFields};
 use equeue_storage::io::DmaIo;
 use equeue_storage::log::{AppendError, CommitLog, LogOptions};
+use equeue_storage::retention::{NoAdvisor, RetentionPolicy};
 use equeue_storage::types::LogId;
 use glommio::timer::sleep;
 
@@ -104,7 +105,12 @@ pub(crate) async fn append(plan: Plan) -> Result<Appending> {
     let tasks: Vec<_> = (0..shared.plan.args.tasks)
         .map(|task| glommio::spawn_local(append_task(Rc::clone(&shared), task)))
         .collect();
+    let keeper =
+        shared.plan.args.log_max.map(|bytes| glommio::spawn_local(keep_at(Rc::clone(&shared), bytes)));
     watch(&shared).await;
+    if let Some(keeper) = keeper {
+        keeper.cancel().await;
+    }
     for task in tasks {
         task.await?;
     }
@@ -118,6 +124,18 @@ pub(crate) async fn append(plan: Plan) -> Result<Appending> {
     }
     shared.log.close().await.map_err(|error| anyhow!("closing the log: {error}"))?;
     Ok(tally)
+}
+
+/// Lets old segments go whenever one is used up.
+async fn keep_at(shared: Rc<Shared>, bytes: u64) {
+    let policy = RetentionPolicy { age_ms: None, bytes_max: Some(bytes), ..RetentionPolicy::default() };
+    let mut begun = 0;
+    loop {
+        begun = shared.log.rolled(begun).await;
+        if let Err(error) = shared.log.retain(&policy, &NoAdvisor).await {
+            tracing::warn!(%error, "old segments stay");
+        }
+    }
 }
 
 /// The key of a queue: any number but 0 will do.
@@ -218,7 +236,9 @@ async fn watch(shared: &Rc<Shared>) {
         sleep(LOOK_EVERY).await;
         let now = now_ns();
         let messages = shared.tally.borrow().messages;
-        let enough = args.messages.is_some_and(|total| messages >= total) || Rc::strong_count(shared) == 1;
+        let others = usize::from(args.log_max.is_some()); // beside the tasks that append
+        let enough =
+            args.messages.is_some_and(|total| messages >= total) || Rc::strong_count(shared) == 1 + others;
         if now >= next_second {
             let mut tally = shared.tally.borrow_mut();
             let second = u32::try_from(tally.per_second.len()).unwrap_or(u32::MAX);

@@ -166,6 +166,7 @@ fn config(args: &StorageArgs, cpu: usize, duration: Option<Duration>) -> Map<Str
         "warmup": args.warmup,
         "depth": args.depth,
         "flush_max": args.flush_max,
+        "log_max": args.log_max,
         "pin": [cpu],
         "verify": args.verify,
     });
