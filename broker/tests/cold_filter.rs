@@ -67,10 +67,10 @@ fn filtered(batches: usize) -> Scan {
     let mut next: BTreeMap<QueueKey, u64> = queues.iter().map(|queue| (*queue, 0)).collect();
     let mut scan = Scan { messages: 0, took: Duration::ZERO, windows: 0, bytes_received: 0 };
     let begun = Instant::now();
-    let mut begin = 0;
+    let mut front = 0;
     loop {
         let mut asked: Vec<(QueueKey, u64)> = next.iter().map(|(queue, offset)| (*queue, *offset)).collect();
-        asked.rotate_left(begin);
+        asked.rotate_left(front);
         let correlation = client.send_fetch(1, 0, &asked, &[tag_hash("wanted")]);
         let (answer, found) = client.fetched(correlation);
         if answer.outcomes.is_empty() {
@@ -79,7 +79,7 @@ fn filtered(batches: usize) -> Scan {
         scan.messages += found.iter().map(|batch| batch.bodies.len()).sum::<usize>();
         // As a consumer does: the queue behind the last one that gave something comes first.
         if let Some(last) = answer.outcomes.iter().rfind(|outcome| outcome.bytes > 0) {
-            begin = (next.keys().position(|queue| *queue == last.queue).unwrap() + 1) % queues.len();
+            front = (next.keys().position(|queue| *queue == last.queue).unwrap() + 1) % queues.len();
         }
         for outcome in answer.outcomes {
             assert!(outcome.next_offset.0 > next[&outcome.queue], "each answer brings its queue on");

@@ -103,14 +103,14 @@ mod tests {
             fail_if_worse: true,
             json: Some(dir.path().join("c.json")),
         };
-        assert_eq!(run(&args).expect("compared"), Outcome::Failed);
+        assert_eq!(run(&args, false).expect("compared"), Outcome::Failed);
         let written = fs::read_to_string(dir.path().join("c.json")).expect("written");
         assert!(written.contains("\"verdict\": \"worse\""), "{written}");
         let kinder = CompareArgs { fail_if_worse: false, ..args.clone() };
-        assert_eq!(run(&kinder).expect("compared"), Outcome::Passed);
+        assert_eq!(run(&kinder, false).expect("compared"), Outcome::Passed);
         let same = CompareArgs { after: args.before.clone(), ..args.clone() };
-        assert_eq!(run(&same).expect("compared"), Outcome::Passed);
+        assert_eq!(run(&same, false).expect("compared"), Outcome::Passed);
         fs::write(&args.after, "[]").expect("written");
-        assert!(run(&args).is_err(), "not a result");
+        assert!(run(&args, false).is_err(), "not a result");
     }
 }
