@@ -162,8 +162,7 @@ fn a_backlog_is_drained_while_producers_go_on() {
     assert_eq!(outcome, Outcome::Passed, "{result:#}");
     assert_clean(&result);
     let backlog = &result["backlog"];
-    // 2,000 were sent before the consumers began; how many they have when somebody looks is a matter of the machine.
-    assert!(backlog["messages"].as_u64().is_some_and(|messages| messages >= 200), "{result:#}");
+    assert!(backlog["messages"].as_u64().is_some_and(|messages| messages >= 1500), "{result:#}");
     assert!(backlog["drained_after_seconds"].is_f64(), "{result:#}");
     assert!(
         result["end_to_end_us"]["max"].as_f64().is_some_and(|us| us > 500_000.0),

@@ -21,8 +21,12 @@ pub(crate) struct OutagePlan {
 /// Follows the backlog that consumers have to catch up with. Pure.
 #[derive(Debug, Default)]
 pub(super) struct BacklogCourse {
-    begun: Option<(u64, u64)>,
-    drained_ns: Option<u64>,
+    /// The lag when it was looked at last before the consumers began.
+    before: u64,
+    /// What the consumers found.
+    backlog: Option<u64>,
+    /// From when they began.
+    drained_after_ns: Option<u64>,
 }
 
 impl BacklogCourse {
@@ -32,19 +36,20 @@ impl BacklogCourse {
     /// Looks at the lag; consumers began at `resume_ns`.
     pub(super) fn look(&mut self, now_ns: u64, resume_ns: u64, lag: u64) {
         if now_ns < resume_ns {
+            self.before = lag;
             return;
         }
-        let (_, backlog) = *self.begun.get_or_insert((now_ns, lag));
-        if self.drained_ns.is_none() && lag <= backlog / Self::REST {
-            self.drained_ns = Some(now_ns);
+        // A look that comes late finds a part of it drained.
+        let backlog = *self.backlog.get_or_insert(self.before.max(lag));
+        if self.drained_after_ns.is_none() && lag <= backlog / Self::REST {
+            self.drained_after_ns = Some(now_ns - resume_ns);
         }
     }
 
     /// What it came to; `None` when consumers never began.
     pub(super) fn told(&self) -> Option<Backlog> {
-        let (begun_ns, messages) = self.begun?;
-        let drained_after_seconds = self.drained_ns.map(|drained_ns| seconds(drained_ns - begun_ns));
-        Some(Backlog { messages, drained_after_seconds })
+        let messages = self.backlog?;
+        Some(Backlog { messages, drained_after_seconds: self.drained_after_ns.map(seconds) })
     }
 }
 
@@ -132,5 +137,15 @@ mod tests {
         course.look(3_500_000_000, 1_000_000_000, 10);
         course.look(4_000_000_000, 1_000_000_000, 700);
         assert_eq!(course.told(), Some(Backlog { messages: 1000, drained_after_seconds: Some(2.5) }));
+    }
+
+    #[test]
+    fn a_late_look_takes_nothing_off_a_backlog() {
+        let mut course = BacklogCourse::default();
+        course.look(990_000_000, 1_000_000_000, 1980);
+        course.look(1_300_000_000, 1_000_000_000, 600);
+        assert_eq!(course.told(), Some(Backlog { messages: 1980, drained_after_seconds: None }));
+        course.look(1_500_000_000, 1_000_000_000, 19);
+        assert_eq!(course.told(), Some(Backlog { messages: 1980, drained_after_seconds: Some(0.5) }));
     }
 }
