@@ -66,7 +66,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Longest time that an executor sleeps.
 const BEAT: Duration = Duration::from_millis(10);
 /// The same while nobody asks anything: each waking of an executor costs some 150 us.
-const BEAT_IDLE: Duration = Duration::from_millis(50);
+const BEAT_IDLE: Duration = Duration::from_millis(LOOK_EVERY_MS);
 /// Time between two looks at whether all is drained.
 const DRAIN_TICK: Duration = Duration::from_millis(2);
 
@@ -80,11 +80,17 @@ pub(crate) async fn run(start: ShardStart) {
 
 async fn live(start: ShardStart) -> Result<(), BrokerError> {
     let ShardStart { index, broker, options, mesh, commands, events } = start;
-    let _beat = glommio::spawn_local(beat(index, Arc::clone(&broker)));
+    let beat_until_open = glommio::spawn_local(async {
+        loop {
+            glommio::timer::sleep(BEAT).await;
+        }
+    });
     let io = open_io(index, &broker).await?;
     let logs = open_logs(index, &broker, &io, &options).await?;
     let mesh: Rc<Mesh> = mesh.join();
     let shard = Shard::new(ShardParts { index, broker, io, logs, mesh });
+    shard.spawn(beat(Rc::clone(&shard)));
+    drop(beat_until_open);
     for place in 0..shard.logs.len() {
         shard.spawn(complete::run(Rc::clone(&shard), place));
         shard.spawn(retention::run(Rc::clone(&shard), place));
@@ -92,7 +98,6 @@ async fn live(start: ShardStart) -> Result<(), BrokerError> {
     }
     super::holds::load(&shard);
     shard.spawn(serve::run(Rc::clone(&shard)));
-    shard.spawn(look_at_lease_clock(Rc::clone(&shard)));
     shard.spawn(fetch::run_deadlines(Rc::clone(&shard)));
     shard.spawn(tick(Rc::clone(&shard)));
     let prepared = prepare(&shard).await;
@@ -119,15 +124,16 @@ async fn live(start: ShardStart) -> Result<(), BrokerError> {
     prepared.and(closed)
 }
 
-/// A timer that is always there, so that an executor that goes to sleep by mistake (see [`crate::nudge`]) wakes soon.
-async fn beat(index: u16, broker: Arc<Broker>) {
-    let Some(stats) = broker.stats.get(usize::from(index)) else { return };
+/// A timer that is always there, so that an executor that goes to sleep by mistake (see [`crate::nudge`]) wakes soon. Looks
+/// at the lease clock as well, often enough to see when the shard stands still.
+async fn beat(shard: Rc<Shard>) {
     let mut before = 0;
     loop {
-        let served = stats.produce_requests.get() + stats.fetch_requests.get();
-        let is_idle = served == before && broker.phase() == Phase::Ready;
+        let served = shard.stats.produce_requests.get() + shard.stats.fetch_requests.get();
+        let is_idle = served == before && shard.broker.phase() == Phase::Ready;
         before = served;
-        glommio::timer::sleep(if is_idle { BEAT_IDLE } else { BEAT }).await;
+        shard.io.sleep(if is_idle { BEAT_IDLE } else { BEAT }).await;
+        shard.lease_ms();
     }
 }
 
@@ -254,14 +260,6 @@ async fn close(shard: &Shard) -> Result<(), BrokerError> {
         result.map_err(|error| BrokerError::LogFailed { log: id.0, reason: error.to_string() })?;
     }
     Ok(())
-}
-
-/// Looks at the lease clock often enough to see when the shard stands still.
-async fn look_at_lease_clock(shard: Rc<Shard>) {
-    loop {
-        shard.io.sleep(Duration::from_millis(LOOK_EVERY_MS)).await;
-        shard.lease_ms();
-    }
 }
 
 /// Forgets who is silent; copies the logs' own figures.
