@@ -56,7 +56,7 @@ impl Member {
             replace: false,
         };
         let subscriptions = topics.iter().map(subscription).collect();
-        let full = Some(Membership { subscriptions, unreachable: Vec::new() });
+        let full = Some(Membership { subscriptions, ..Membership::default() });
         let beat = GroupHeartbeat { group: GROUP.into(), generation, hash: self.hash, full };
         let answer = self.client.request(&beat);
         assert_eq!(answer.status.code, Code::Ok, "{}", answer.status.detail);

@@ -77,7 +77,7 @@ fn a_broker_that_was_stopped_for_15_seconds_changes_no_grant() {
     let queue = owner.create_queue("t").key;
     let join = |client: &mut Client| {
         let subscription = Subscription { topic: "t".into(), tags: Vec::new(), replace: false };
-        let full = Some(Membership { subscriptions: vec![subscription], unreachable: Vec::new() });
+        let full = Some(Membership { subscriptions: vec![subscription], ..Membership::default() });
         client.request(&GroupHeartbeat { group: "g".into(), generation: 0, hash: 1, full })
     };
     join(&mut owner);

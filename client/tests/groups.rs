@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Cluster, PATIENCE, consume, create, nothing_more, pull, ready, text};
 use equeue_client::{
     AllocateRoundRobin, AssignmentEvent, AssignmentListener, Client, Consumer, ConsumerOptions, Message,
-    Mode, Offset, ProducerOptions, ResetTo, StartAt, Subscription,
+    Mode, Offset, ProducerOptions, ResetTo, StartAt, Sticky, Subscription,
 };
 use tokio::time::{Instant, timeout};
 
@@ -103,6 +103,34 @@ async fn members_join_and_leave_without_loss_or_repetition() {
     }
     let mut again = consume(&client, "shared", "g").await;
     nothing_more(&mut again).await;
+}
+
+#[tokio::test]
+async fn a_sticky_group_moves_no_more_queues_than_it_must() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "sticky", 12).await;
+    let sticky = || ConsumerOptions { strategy: Arc::new(Sticky), ..options("sticky", "g") };
+    let mut pulled = Vec::new();
+    let mut members = vec![member(&client, sticky()).await, member(&client, sticky()).await];
+    until_shared(&mut members, &[6, 6], &mut pulled).await;
+    for comes in [true, true, false, false] {
+        // What fell to each is told with its next heartbeat to the coordinator, within a second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        if !comes {
+            members.remove(1).close().await.expect("the last commit is made");
+        }
+        let before: Vec<BTreeSet<u32>> = members.iter().map(queues).collect();
+        if comes {
+            members.push(member(&client, sticky()).await);
+        }
+        let even = vec![12 / members.len(); members.len()];
+        until_shared(&mut members, &even, &mut pulled).await;
+        for (before, after) in before.iter().zip(members.iter().map(queues)) {
+            let kept = if comes { after.is_subset(before) } else { after.is_superset(before) };
+            assert!(kept, "{before:?} became {after:?}");
+        }
+    }
 }
 
 #[tokio::test]

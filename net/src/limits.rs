@@ -26,6 +26,8 @@ pub const SUBSCRIPTIONS_MAX: usize = 256;
 pub const SUBSCRIPTION_TAGS_MAX: usize = 64;
 /// Members of one group.
 pub const GROUP_MEMBERS_MAX: usize = 1024;
+/// Queues of the members' shares of one group, together.
+pub const GROUP_SHARES_MAX: usize = 65_536;
 /// Groups that one broker knows.
 pub const GROUPS_MAX: usize = 16_384;
 /// Queues of all topics of one group on one broker, as described.

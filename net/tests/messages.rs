@@ -291,6 +291,7 @@ fn member(number: u128) -> GroupMember {
         incarnation: INCARNATION + number,
         topics: names(&["orders", "bills"]),
         unreachable: names(&["broker-b"]),
+        share: vec![ShareQueue { topic: 0, queue: u32::MAX }, ShareQueue { topic: 1, queue: 0 }],
     }
 }
 
@@ -314,6 +315,8 @@ fn membership() {
         full: Some(Membership {
             subscriptions: vec![subscription("orders", &["a"], true), subscription("bills", &[], false)],
             unreachable: names(&["broker-b"]),
+            share: vec![ShareQueue { topic: 1, queue: 7 }],
+            share_generation: 5,
         }),
     };
     check_both(
@@ -543,8 +546,11 @@ fn what_is_named_twice_is_refused() {
     refused(&ReleaseQueues { group: group(), items: vec![item; 2] });
     refused(&ResetOffsets { group: group(), dry_run: false, items: vec![(queue, Offset(1)); 2] });
     let subscription = Subscription { topic: "t".into(), tags: vec![], replace: false };
-    let full = Some(Membership { subscriptions: vec![subscription; 2], unreachable: vec![] });
-    refused(&GroupHeartbeat { group: group(), generation: 0, hash: 0, full });
+    let beat = |full| GroupHeartbeat { group: group(), generation: 0, hash: 0, full: Some(full) };
+    let subscriptions = vec![subscription.clone(); 2];
+    refused(&beat(Membership { subscriptions, ..Membership::default() }));
+    let share = vec![ShareQueue { topic: 1, queue: 0 }];
+    refused(&beat(Membership { subscriptions: vec![subscription], share, ..Membership::default() }));
     let mut fetch = fetch();
     fetch.group.clear();
     refused(&fetch);

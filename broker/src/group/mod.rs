@@ -6,6 +6,7 @@ mod lease_clock;
 mod presence;
 mod record;
 mod registry;
+mod shares;
 
 pub use grant::{Ask, Beat, CommitDecision, EpochCheck, Grant, Rules};
 pub use holds::{GroupId, Hold, HoldTable};

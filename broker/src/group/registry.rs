@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use equeue_net::api::{GroupHeartbeat, GroupMember, MemberState, Membership, Subscription};
+use equeue_net::api::{GroupHeartbeat, GroupMember, MemberState, Membership, ShareQueue, Subscription};
 use equeue_net::limits::{GROUP_MEMBERS_MAX, GROUPS_MAX, SUBSCRIPTIONS_MAX};
+
+use super::shares::{self, Claim};
 
 /// How long the members of a group that came from another coordinator, or survived a restart of this one, are waited
 /// for: three of their heartbeats.
@@ -38,6 +40,8 @@ struct Entry {
     hash: u64,
     told: Membership,
     conflicts: Vec<String>,
+    /// What fell to it before the group's generation, as the others are told.
+    share: Vec<ShareQueue>,
     seen_ms: u64,
     /// Order of joining.
     joined: u64,
@@ -168,6 +172,7 @@ impl Registry {
             group.generation = group.generation.max(generation);
             group.settled = Some(change.changes);
             group.heard = group.heard.max(change.above);
+            group.fix_shares();
         }
     }
 
@@ -238,13 +243,19 @@ impl Registry {
 
 impl Entry {
     fn told_of(&self, member: &Member) -> GroupMember {
-        let topics = self.told.subscriptions.iter().map(|subscription| subscription.topic.clone());
         GroupMember {
             client_id: member.client_id.to_string(),
             incarnation: member.incarnation,
-            topics: topics.filter(|topic| !self.conflicts.contains(topic)).collect(),
+            topics: self.topics().map(str::to_owned).collect(),
             unreachable: self.told.unreachable.clone(),
+            share: self.share.clone(),
         }
+    }
+
+    /// Those without a conflict.
+    fn topics(&self) -> impl Iterator<Item = &str> {
+        let topics = self.told.subscriptions.iter().map(|subscription| subscription.topic.as_str());
+        topics.filter(|topic| !self.conflicts.iter().any(|conflict| conflict == topic))
     }
 
     fn tags_of(&self, topic: &str) -> Option<Vec<String>> {
@@ -270,6 +281,7 @@ impl Group {
             hash,
             told: told.clone(),
             conflicts: Vec::new(),
+            share: Vec::new(),
             seen_ms: now_ms,
             joined: self.joins,
             link,
@@ -286,16 +298,30 @@ impl Group {
         }
         let Some(entry) = self.members.get_mut(member) else { return Joined::WantFull };
         entry.hash = hash;
-        if entry.told == *told {
+        let before = std::mem::replace(&mut entry.told, told.clone());
+        // What fell to a member follows from a generation and makes none.
+        if before.subscriptions == told.subscriptions && before.unreachable == told.unreachable {
             return Joined::Known;
         }
         // Only what is new replaces: a list that is told again must not undo what another member did since.
-        let before = std::mem::replace(&mut entry.told, told.clone());
         let new = told.subscriptions.iter().filter(|entry| !before.subscriptions.contains(entry));
         let new: Vec<Subscription> = new.cloned().collect();
         self.replace_tags(&new);
         self.changed();
         Joined::Known
+    }
+
+    /// What fell to whom until now is what the members of the next generation are told.
+    fn fix_shares(&mut self) {
+        let claims: Vec<Claim<'_>> = self
+            .members
+            .values()
+            .map(|entry| Claim { told: &entry.told, topics: entry.topics().collect() })
+            .collect();
+        let shares = shares::settled(&claims);
+        for (entry, share) in self.members.values_mut().zip(shares) {
+            entry.share = share;
+        }
     }
 
     /// Topics of all members together are bounded.
@@ -357,7 +383,7 @@ mod tests {
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             replace,
         };
-        Membership { subscriptions: topics.iter().map(one).collect(), unreachable: Vec::new() }
+        Membership { subscriptions: topics.iter().map(one).collect(), ..Membership::default() }
     }
 
     fn beat(generation: u64, hash: u64, full: Option<Membership>) -> GroupHeartbeat {
@@ -379,6 +405,23 @@ mod tests {
             registry.settle("g", change, change.above + 1);
         }
         assert_eq!(registry.unsettled("g"), None);
+    }
+
+    #[test]
+    fn what_fell_to_a_member_is_told_with_the_next_generation_and_makes_none() {
+        let mut registry = Registry::default();
+        let wanted = wants(&[("t", &[], false)]);
+        let first = join(&mut registry, "a", wanted.clone(), 0);
+        let share = vec![ShareQueue { topic: 0, queue: 3 }];
+        let told = Membership { share: share.clone(), share_generation: first.generation, ..wanted.clone() };
+        let beat = beat(first.generation, 99, Some(told));
+        assert_eq!(registry.beat(&member("a"), &beat, link(0), 1), Joined::Known);
+        registry.look_at_topics("g", |_| 1);
+        assert_eq!(registry.unsettled("g"), None);
+        assert_eq!(registry.view("g", &member("a")), Some(first), "what a generation tells stands");
+        let next = join(&mut registry, "b", wanted, 2);
+        let shares: Vec<_> = next.members.iter().map(|member| member.share.clone()).collect();
+        assert_eq!(shares, [share, Vec::new()]);
     }
 
     #[test]

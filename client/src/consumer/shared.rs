@@ -1,10 +1,12 @@
 //! What the handle and the background tasks of a consumer share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use equeue_net::api::ShareQueue;
 use equeue_net::hidden::retry_topic;
+use equeue_net::limits::OFFSET_ITEMS_MAX;
 use equeue_net::preamble::Purpose;
 use equeue_record::Offset;
 use tokio::sync::{Notify, mpsc};
@@ -77,6 +79,16 @@ pub(crate) struct Shared {
     signals: mpsc::Sender<Signal>,
     tracks: Mutex<HashMap<QueueId, Arc<Track>>>,
     unreachable: Mutex<Vec<Arc<str>>>,
+    share: Mutex<Share>,
+}
+
+/// What falls to this member, as the group is told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Share {
+    /// The generation in which it does.
+    pub generation: u64,
+    /// Indexes of topics are into [`Shared::topics`].
+    pub queues: Vec<ShareQueue>,
 }
 
 impl Shared {
@@ -122,6 +134,7 @@ impl Shared {
             signals,
             tracks: Mutex::default(),
             unreachable: Mutex::default(),
+            share: Mutex::default(),
             options,
         };
         (shared, receiver)
@@ -168,6 +181,21 @@ impl Shared {
             drop(unreachable);
             self.beat_soon.notify_one();
         }
+    }
+
+    /// What falls to this member.
+    pub(crate) fn share(&self) -> Share {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the group with the next heartbeat. Of a share of more queues than a heartbeat holds the rest is not told.
+    pub(crate) fn set_share(&self, generation: u64, share: &BTreeSet<QueueId>) {
+        let queue = |(topic, queue): &QueueId| {
+            let at = self.topics.iter().position(|filter| filter.name == *topic)?;
+            Some(ShareQueue { topic: u16::try_from(at).ok()?, queue: *queue })
+        };
+        let queues = share.iter().filter_map(queue).take(OFFSET_ITEMS_MAX).collect();
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner) = Share { generation, queues };
     }
 
     /// A consume connection to a shard.

@@ -5,10 +5,11 @@
 
 mod admin;
 mod consume;
+mod grants;
 mod group_admin;
-mod groups;
 mod inspect;
 mod kind;
+mod membership;
 mod produce;
 mod routes;
 mod session;
@@ -16,10 +17,11 @@ mod topic_settings;
 
 pub use admin::*;
 pub use consume::*;
+pub use grants::*;
 pub use group_admin::*;
-pub use groups::*;
 pub use inspect::*;
 pub use kind::{Kind, KindRow, Operation, Resource, Role};
+pub use membership::*;
 pub use produce::*;
 pub use routes::*;
 pub use session::*;

@@ -2,7 +2,7 @@
 
 use equeue_record::{Offset, QueueKey};
 
-use super::groups::COMMITTED;
+use super::grants::COMMITTED;
 use super::read::{Check, root};
 use super::write;
 use crate::Code;

@@ -2,7 +2,8 @@
 
 use equeue_record::{Offset, QueueKey};
 
-use super::groups::{COMMITTED, member};
+use super::grants::COMMITTED;
+use super::membership::member;
 use super::read::{Check, incarnation, root};
 use super::write;
 use crate::Code;

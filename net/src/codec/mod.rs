@@ -6,9 +6,10 @@
 
 mod admin;
 mod consume;
+mod grants;
 mod group_admin;
-mod groups;
 mod inspect;
+mod membership;
 mod produce;
 mod read;
 mod routes;

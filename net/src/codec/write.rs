@@ -17,6 +17,9 @@ pub(super) type Text = Option<WIPOffset<&'static str>>;
 /// A list of texts written, or left out because it is empty.
 pub(super) type Texts = Option<WIPOffset<Vector<'static, ForwardsUOffset<&'static str>>>>;
 
+/// A list of fixed structs written, or left out because it is empty.
+pub(super) type Structs<T> = Option<WIPOffset<Vector<'static, T>>>;
+
 /// A builder that has grown past this is not kept for the next header.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
@@ -94,7 +97,7 @@ pub(super) fn names(b: &mut Builder, values: &[String]) -> Texts {
 pub(super) fn structs<T: Push>(
     b: &mut Builder,
     items: impl ExactSizeIterator<Item = T> + DoubleEndedIterator,
-) -> Option<WIPOffset<Vector<'static, T::Output>>> {
+) -> Structs<T::Output> {
     (items.len() > 0).then(|| b.create_vector_from_iter(items))
 }
 

@@ -26,7 +26,8 @@ pub struct Allocation<'a> {
     /// Client ids of the members that may have these queues, in the order in which every member sees them: by client
     /// id, then by the random number of their start. Never empty.
     pub members: &'a [&'a str],
-    /// Who has each queue now, as an index of `members`; as long as `queues`.
+    /// To whom each queue fell before the group changed, as an index of `members`; as long as `queues`. `None`: to
+    /// nobody who is still there, or it is not known. The same on every member.
     pub holders: &'a [Option<usize>],
 }
 

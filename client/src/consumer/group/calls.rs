@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use equeue_net::Code;
 use equeue_net::api::{
-    CommitOutcome, GrantOutcome, GrantQueues, GrantQueuesAnswer, HeldQueue, LeaseHeartbeat,
-    LeaseHeartbeatAnswer, LeaveGroup, ListOffsets, OffsetAt, ReleaseItem, ReleaseQueues,
+    CommitOutcome, GrantOutcome, GrantQueues, GrantQueuesAnswer, LeaseHeartbeat, LeaseHeartbeatAnswer,
+    LeaveGroup, ListOffsets, OffsetAt, ReleaseItem, ReleaseQueues,
 };
 use equeue_record::{Offset, QueueKey};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,7 @@ use super::super::options::StartAt;
 use super::super::shared::Shared;
 use super::super::track::{QueueId, Track};
 use super::lease::Moment;
-use super::ownership::Place;
+use super::ownership::{Place, Told};
 use crate::ClientError;
 use crate::connection::Connection;
 use crate::retry::Backoff;
@@ -45,7 +45,7 @@ pub(super) enum Heard {
     /// Of a heartbeat.
     Beat {
         place: Place,
-        told: Vec<HeldQueue>,
+        told: Told,
         sent: Moment,
         result: Result<(LeaseHeartbeatAnswer, Weak<Connection>), ClientError>,
     },
@@ -110,24 +110,23 @@ async fn starts(
     Ok(found.map(|outcome| (outcome.queue, outcome.offset)).collect())
 }
 
-/// Extends the leases of what is held on a shard. `list`: tells it in full unless the connection is that one.
+/// Extends the leases of what is held on a shard, told in full unless the connection is `told_on`.
 pub(super) async fn beat(
     shared: Arc<Shared>,
     place: Place,
-    generation: u64,
-    held: Vec<HeldQueue>,
+    told: Told,
     hash: u64,
     told_on: Option<Weak<Connection>>,
 ) -> Heard {
     let mut sent = Moment::now();
     let result = async {
         let connection = shared.connect(&place.0, place.1).await?;
-        let told = told_on.is_some_and(|told_on| std::ptr::eq(told_on.as_ptr(), Arc::as_ptr(&connection)));
+        let known = told_on.is_some_and(|told_on| std::ptr::eq(told_on.as_ptr(), Arc::as_ptr(&connection)));
         let request = LeaseHeartbeat {
             group: shared.group.clone(),
-            generation,
+            generation: told.generation,
             hash,
-            held: (!told).then(|| held.clone()),
+            held: (!known).then(|| told.held.clone()),
         };
         sent = Moment::now();
         let answer = connection.call_within(&request, BEAT_TIMEOUT).await?;
@@ -138,7 +137,7 @@ pub(super) async fn beat(
         let server = Arc::clone(&place.0);
         Err(ClientError::TimedOut { request: "LeaseHeartbeat", server, after: BEAT_TIMEOUT })
     });
-    Heard::Beat { place, told: held, sent, result }
+    Heard::Beat { place, told, sent, result }
 }
 
 /// Gives queues of a shard back, with their last commits.

@@ -121,16 +121,18 @@ fn membership(shared: &Shared) -> Membership {
         tags: shared.tags_of(&topic.topic),
         replace: shared.replaces.load(Ordering::Relaxed),
     });
+    let share = shared.share();
     let retried = Subscription { topic: shared.retry_topic(), tags: Vec::new(), replace: false };
     Membership {
         subscriptions: wanted.chain([retried]).collect(),
         unreachable: shared.unreachable().iter().map(|broker| String::from(&**broker)).collect(),
+        share: share.queues,
+        share_generation: share.generation,
     }
 }
 
 fn hash_of(membership: &Membership) -> u64 {
     let mut hasher = DefaultHasher::new();
-    membership.subscriptions.hash(&mut hasher);
-    membership.unreachable.hash(&mut hasher);
+    membership.hash(&mut hasher);
     hasher.finish()
 }

@@ -1,7 +1,7 @@
 //! The group as its coordinator tells it, and which queues fall to this member. Pure: every member that was told the
 //! same generation comes to the same result.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use equeue_net::api::{BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic};
@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub members: Vec<GroupMember>,
     /// By name.
     pub topics: BTreeMap<String, GroupTopic>,
+    /// To which of `members` the queues of a topic fell before this generation.
+    holders: BTreeMap<String, HashMap<u32, usize>>,
 }
 
 impl View {
@@ -30,9 +32,19 @@ impl View {
         let mut members = answer.members;
         members.sort_by(|a, b| (&a.client_id, a.incarnation).cmp(&(&b.client_id, b.incarnation)));
         let topics = answer.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
-        Self { generation: answer.generation, members, topics }
+        let mut holders: BTreeMap<String, HashMap<u32, usize>> = BTreeMap::new();
+        for (place, member) in members.iter_mut().enumerate() {
+            for held in std::mem::take(&mut member.share) {
+                let Some(topic) = member.topics.get(usize::from(held.topic)) else { continue };
+                holders.entry(topic.clone()).or_default().insert(held.queue, place);
+            }
+        }
+        Self { generation: answer.generation, members, topics, holders }
     }
 }
+
+/// A member with its index in [`View::members`].
+type Placed<'a> = (usize, &'a GroupMember);
 
 /// Where the membership of a group is kept: broker, address and shard. The live master whose data is oldest, ties by
 /// name; while none is known to be alive, the same among all that were ever heard of.
@@ -70,19 +82,23 @@ pub(crate) fn share(
 ) -> BTreeSet<QueueId> {
     let mut share = BTreeSet::new();
     for topic in topics {
-        let subscribed: Vec<&GroupMember> = view
-            .members
-            .iter()
-            .filter(|member| member.topics.iter().any(|name| **name == *topic.name))
+        let subscribed: Vec<Placed<'_>> = (0..)
+            .zip(&view.members)
+            .filter(|(_, member)| member.topics.iter().any(|name| **name == *topic.name))
             .collect();
+        let held = view.holders.get(&*topic.name);
         for (members, queues) in classes(&brokers_of(view, &topic.name, snapshot), &subscribed) {
-            let names: Vec<&str> = members.iter().map(|member| member.client_id.as_str()).collect();
-            let holders = vec![None; queues.len()];
+            let names: Vec<&str> = members.iter().map(|(_, member)| member.client_id.as_str()).collect();
+            let holder = |queue: &u32| {
+                let place = held?.get(queue)?;
+                members.binary_search_by_key(place, |(place, _)| *place).ok()
+            };
+            let holders: Vec<Option<usize>> = queues.iter().map(holder).collect();
             let allocation =
                 Allocation { topic: &topic.name, queues: &queues, members: &names, holders: &holders };
             let owners = strategy.owners(&allocation);
             let mine =
-                members.iter().position(|member| (member.client_id.as_str(), member.incarnation) == me);
+                members.iter().position(|(_, member)| (member.client_id.as_str(), member.incarnation) == me);
             let owned = queues.iter().zip(owners).filter(|(_, owner)| owner.is_some() && *owner == mine);
             share.extend(owned.map(|(ordinal, _)| (Arc::clone(&topic.name), *ordinal)));
         }
@@ -118,13 +134,10 @@ fn brokers_of(view: &View, topic: &str, snapshot: &Snapshot) -> Vec<(u32, String
 
 /// The queues that may go to the same members, together: a member gets no queue of a broker that it cannot reach.
 /// Queues that nobody can reach are left out.
-fn classes<'a>(
-    brokers: &[(u32, String)],
-    members: &[&'a GroupMember],
-) -> Vec<(Vec<&'a GroupMember>, Vec<u32>)> {
+fn classes<'a>(brokers: &[(u32, String)], members: &[Placed<'a>]) -> Vec<(Vec<Placed<'a>>, Vec<u32>)> {
     let mut classes: BTreeMap<Vec<bool>, Vec<u32>> = BTreeMap::new();
     for (ordinal, broker) in brokers {
-        let reached = members.iter().map(|member| !member.unreachable.contains(broker)).collect();
+        let reached = members.iter().map(|(_, member)| !member.unreachable.contains(broker)).collect();
         classes.entry(reached).or_default().push(*ordinal);
     }
     classes
@@ -144,7 +157,9 @@ fn classes<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::allocation::Average;
+    use equeue_net::api::ShareQueue;
+
+    use super::super::super::allocation::{Average, Sticky};
     use super::*;
 
     fn member(name: &str, incarnation: u128, topics: &[&str], unreachable: &[&str]) -> GroupMember {
@@ -154,6 +169,7 @@ mod tests {
             incarnation,
             topics: own(topics),
             unreachable: own(unreachable),
+            share: Vec::new(),
         }
     }
 
@@ -169,10 +185,14 @@ mod tests {
     }
 
     fn shares(view: &View, topics: &[&str]) -> Vec<Vec<(String, u32)>> {
+        shares_by(&Average, view, topics)
+    }
+
+    fn shares_by(strategy: &dyn AllocationStrategy, view: &View, topics: &[&str]) -> Vec<Vec<(String, u32)>> {
         let topics: Vec<_> = topics.iter().map(|name| Arc::new(TopicFilter::new(name, Vec::new()))).collect();
         let of = |member: &GroupMember| {
             let me = (member.client_id.as_str(), member.incarnation);
-            let share = share(view, me, &topics, &Average, &Snapshot::default());
+            let share = share(view, me, &topics, strategy, &Snapshot::default());
             share.into_iter().map(|(topic, ordinal)| (topic.to_string(), ordinal)).collect()
         };
         view.members.iter().map(of).collect()
@@ -187,6 +207,23 @@ mod tests {
         let t = |ordinal| ("t".to_owned(), ordinal);
         let u = |ordinal| ("u".to_owned(), ordinal);
         assert_eq!(shares(&view, &["t", "u"]), [vec![t(0), t(1)], vec![t(2)], vec![t(3), u(0), u(1)]]);
+    }
+
+    #[test]
+    fn a_sticky_group_moves_only_what_a_new_member_is_to_get() {
+        let held = |topic, queues: &[u32]| {
+            queues.iter().map(|&queue| ShareQueue { topic, queue }).collect::<Vec<ShareQueue>>()
+        };
+        // "c" is new and the first in order; the shares of the others are not what they would get anew.
+        let members = vec![
+            GroupMember { share: held(1, &[1, 3, 5]), ..member("z", 1, &["u", "t"], &[]) },
+            GroupMember { share: held(0, &[0, 2, 4]), ..member("y", 1, &["t"], &[]) },
+            member("c", 1, &["t"], &[]),
+        ];
+        let view = view(members, &[("t", &["x"; 6])]);
+        let t = |ordinals: &[u32]| ordinals.iter().map(|&at| ("t".to_owned(), at)).collect::<Vec<_>>();
+        assert_eq!(shares_by(&Sticky, &view, &["t"]), [t(&[4, 5]), t(&[0, 2]), t(&[1, 3])]);
+        assert_eq!(shares(&view, &["t"]), [t(&[0, 1]), t(&[2, 3]), t(&[4, 5])]);
     }
 
     #[test]

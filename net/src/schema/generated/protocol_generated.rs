@@ -2053,6 +2053,134 @@ impl<'a> ListOffsetsOutcome {
 
 }
 
+/// `topic`: index into the member's subscriptions, or topics.
+// struct ShareQueue, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ShareQueue(pub [u8; 8]);
+impl Default for ShareQueue { 
+  fn default() -> Self { 
+    Self([0; 8])
+  }
+}
+impl ::core::fmt::Debug for ShareQueue {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ShareQueue")
+      .field("queue", &self.queue())
+      .field("topic", &self.topic())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ShareQueue {}
+impl<'a> ::flatbuffers::Follow<'a> for ShareQueue {
+  type Inner = &'a ShareQueue;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ShareQueue>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ShareQueue {
+  type Inner = &'a ShareQueue;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ShareQueue>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ShareQueue {
+    type Output = ShareQueue;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ShareQueue as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ShareQueue {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ShareQueue {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    queue: u32,
+    topic: u16,
+  ) -> Self {
+    let mut s = Self([0; 8]);
+    s.set_queue(queue);
+    s.set_topic(topic);
+    s
+  }
+
+  pub fn queue(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_queue(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn topic(&self) -> u16 {
+    let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_topic(&mut self, x: u16) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct HeldQueue, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -6765,10 +6893,12 @@ impl<'a> ::flatbuffers::Follow<'a> for GroupHeartbeat<'a> {
 impl<'a> GroupHeartbeat<'a> {
   pub const VT_GROUP: ::flatbuffers::VOffsetT = 4;
   pub const VT_GENERATION: ::flatbuffers::VOffsetT = 6;
-  pub const VT_SUBSCRIPTION_HASH: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MEMBERSHIP_HASH: ::flatbuffers::VOffsetT = 8;
   pub const VT_FULL: ::flatbuffers::VOffsetT = 10;
   pub const VT_SUBSCRIPTIONS: ::flatbuffers::VOffsetT = 12;
   pub const VT_UNREACHABLE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_SHARE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_SHARE_GENERATION: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6780,8 +6910,10 @@ impl<'a> GroupHeartbeat<'a> {
     args: &'args GroupHeartbeatArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GroupHeartbeat<'bldr>> {
     let mut builder = GroupHeartbeatBuilder::new(_fbb);
-    builder.add_subscription_hash(args.subscription_hash);
+    builder.add_share_generation(args.share_generation);
+    builder.add_membership_hash(args.membership_hash);
     builder.add_generation(args.generation);
+    if let Some(x) = args.share { builder.add_share(x); }
     if let Some(x) = args.unreachable { builder.add_unreachable(x); }
     if let Some(x) = args.subscriptions { builder.add_subscriptions(x); }
     if let Some(x) = args.group { builder.add_group(x); }
@@ -6805,11 +6937,11 @@ impl<'a> GroupHeartbeat<'a> {
     unsafe { self._tab.get::<u64>(GroupHeartbeat::VT_GENERATION, Some(0)).unwrap()}
   }
   #[inline]
-  pub fn subscription_hash(&self) -> u64 {
+  pub fn membership_hash(&self) -> u64 {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<u64>(GroupHeartbeat::VT_SUBSCRIPTION_HASH, Some(0)).unwrap()}
+    unsafe { self._tab.get::<u64>(GroupHeartbeat::VT_MEMBERSHIP_HASH, Some(0)).unwrap()}
   }
   #[inline]
   pub fn full(&self) -> bool {
@@ -6832,6 +6964,20 @@ impl<'a> GroupHeartbeat<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(GroupHeartbeat::VT_UNREACHABLE, None)}
   }
+  #[inline]
+  pub fn share(&self) -> Option<::flatbuffers::Vector<'a, ShareQueue>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ShareQueue>>>(GroupHeartbeat::VT_SHARE, None)}
+  }
+  #[inline]
+  pub fn share_generation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GroupHeartbeat::VT_SHARE_GENERATION, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupHeartbeat<'_> {
@@ -6842,10 +6988,12 @@ impl ::flatbuffers::Verifiable for GroupHeartbeat<'_> {
     v.visit_table(pos)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("group", Self::VT_GROUP, true)?
      .visit_field::<u64>("generation", Self::VT_GENERATION, false)?
-     .visit_field::<u64>("subscription_hash", Self::VT_SUBSCRIPTION_HASH, false)?
+     .visit_field::<u64>("membership_hash", Self::VT_MEMBERSHIP_HASH, false)?
      .visit_field::<bool>("full", Self::VT_FULL, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Subscription>>>>("subscriptions", Self::VT_SUBSCRIPTIONS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("unreachable", Self::VT_UNREACHABLE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ShareQueue>>>("share", Self::VT_SHARE, false)?
+     .visit_field::<u64>("share_generation", Self::VT_SHARE_GENERATION, false)?
      .finish();
     Ok(())
   }
@@ -6853,10 +7001,12 @@ impl ::flatbuffers::Verifiable for GroupHeartbeat<'_> {
 pub struct GroupHeartbeatArgs<'a> {
     pub group: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub generation: u64,
-    pub subscription_hash: u64,
+    pub membership_hash: u64,
     pub full: bool,
     pub subscriptions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Subscription<'a>>>>>,
     pub unreachable: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+    pub share: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ShareQueue>>>,
+    pub share_generation: u64,
 }
 impl<'a> Default for GroupHeartbeatArgs<'a> {
   #[inline]
@@ -6864,10 +7014,12 @@ impl<'a> Default for GroupHeartbeatArgs<'a> {
     GroupHeartbeatArgs {
       group: None, // required field
       generation: 0,
-      subscription_hash: 0,
+      membership_hash: 0,
       full: false,
       subscriptions: None,
       unreachable: None,
+      share: None,
+      share_generation: 0,
     }
   }
 }
@@ -6886,8 +7038,8 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupHeartbeatBuilder<'a, 'b,
     self.fbb_.push_slot::<u64>(GroupHeartbeat::VT_GENERATION, generation, 0);
   }
   #[inline]
-  pub fn add_subscription_hash(&mut self, subscription_hash: u64) {
-    self.fbb_.push_slot::<u64>(GroupHeartbeat::VT_SUBSCRIPTION_HASH, subscription_hash, 0);
+  pub fn add_membership_hash(&mut self, membership_hash: u64) {
+    self.fbb_.push_slot::<u64>(GroupHeartbeat::VT_MEMBERSHIP_HASH, membership_hash, 0);
   }
   #[inline]
   pub fn add_full(&mut self, full: bool) {
@@ -6900,6 +7052,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupHeartbeatBuilder<'a, 'b,
   #[inline]
   pub fn add_unreachable(&mut self, unreachable: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupHeartbeat::VT_UNREACHABLE, unreachable);
+  }
+  #[inline]
+  pub fn add_share(&mut self, share: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ShareQueue>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupHeartbeat::VT_SHARE, share);
+  }
+  #[inline]
+  pub fn add_share_generation(&mut self, share_generation: u64) {
+    self.fbb_.push_slot::<u64>(GroupHeartbeat::VT_SHARE_GENERATION, share_generation, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupHeartbeatBuilder<'a, 'b, A> {
@@ -6922,10 +7082,12 @@ impl ::core::fmt::Debug for GroupHeartbeat<'_> {
     let mut ds = f.debug_struct("GroupHeartbeat");
       ds.field("group", &self.group());
       ds.field("generation", &self.generation());
-      ds.field("subscription_hash", &self.subscription_hash());
+      ds.field("membership_hash", &self.membership_hash());
       ds.field("full", &self.full());
       ds.field("subscriptions", &self.subscriptions());
       ds.field("unreachable", &self.unreachable());
+      ds.field("share", &self.share());
+      ds.field("share_generation", &self.share_generation());
       ds.finish()
   }
 }
@@ -6949,6 +7111,7 @@ impl<'a> GroupMember<'a> {
   pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 6;
   pub const VT_TOPICS: ::flatbuffers::VOffsetT = 8;
   pub const VT_UNREACHABLE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SHARE: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6960,6 +7123,7 @@ impl<'a> GroupMember<'a> {
     args: &'args GroupMemberArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GroupMember<'bldr>> {
     let mut builder = GroupMemberBuilder::new(_fbb);
+    if let Some(x) = args.share { builder.add_share(x); }
     if let Some(x) = args.unreachable { builder.add_unreachable(x); }
     if let Some(x) = args.topics { builder.add_topics(x); }
     if let Some(x) = args.incarnation { builder.add_incarnation(x); }
@@ -6996,6 +7160,13 @@ impl<'a> GroupMember<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(GroupMember::VT_UNREACHABLE, None)}
   }
+  #[inline]
+  pub fn share(&self) -> Option<::flatbuffers::Vector<'a, ShareQueue>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ShareQueue>>>(GroupMember::VT_SHARE, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GroupMember<'_> {
@@ -7008,6 +7179,7 @@ impl ::flatbuffers::Verifiable for GroupMember<'_> {
      .visit_field::<Incarnation>("incarnation", Self::VT_INCARNATION, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("topics", Self::VT_TOPICS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("unreachable", Self::VT_UNREACHABLE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ShareQueue>>>("share", Self::VT_SHARE, false)?
      .finish();
     Ok(())
   }
@@ -7017,6 +7189,7 @@ pub struct GroupMemberArgs<'a> {
     pub incarnation: Option<&'a Incarnation>,
     pub topics: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
     pub unreachable: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+    pub share: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ShareQueue>>>,
 }
 impl<'a> Default for GroupMemberArgs<'a> {
   #[inline]
@@ -7026,6 +7199,7 @@ impl<'a> Default for GroupMemberArgs<'a> {
       incarnation: None, // required field
       topics: None,
       unreachable: None,
+      share: None,
     }
   }
 }
@@ -7052,6 +7226,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GroupMemberBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupMember::VT_UNREACHABLE, unreachable);
   }
   #[inline]
+  pub fn add_share(&mut self, share: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ShareQueue>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GroupMember::VT_SHARE, share);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GroupMemberBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GroupMemberBuilder {
@@ -7074,6 +7252,7 @@ impl ::core::fmt::Debug for GroupMember<'_> {
       ds.field("incarnation", &self.incarnation());
       ds.field("topics", &self.topics());
       ds.field("unreachable", &self.unreachable());
+      ds.field("share", &self.share());
       ds.finish()
   }
 }

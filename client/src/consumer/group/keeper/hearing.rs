@@ -13,7 +13,7 @@ use super::super::super::options::StartAt;
 use super::super::super::track::{Home, QueueId, Start, Track};
 use super::super::calls::{Grants, Heard};
 use super::super::lease::Moment;
-use super::super::ownership::{Granted, Place};
+use super::super::ownership::{Granted, Place, Told};
 use super::{Keeper, hash_of};
 use crate::ClientError;
 use crate::routes::with_causes;
@@ -183,7 +183,7 @@ impl Keeper {
     fn beaten(
         &mut self,
         place: &Place,
-        told: &[HeldQueue],
+        told: &Told,
         sent: Moment,
         answer: &LeaseHeartbeatAnswer,
         connection: Weak<crate::connection::Connection>,
@@ -195,14 +195,14 @@ impl Keeper {
                 (beat.told, beat.last) = (None, None);
                 return;
             }
-            beat.told = Some((connection, hash_of(told)));
+            beat.told = Some((connection, hash_of(&told.held)));
         }
         let lease = Duration::from_millis(answer.lease_ms.into());
         for (id, epoch) in self.ownership.held_ids(place) {
             let Some(track) = self.shared.track(&id) else { continue };
             let key = track.home().key;
-            let extended =
-                told.contains(&HeldQueue { queue: key, grant_epoch: epoch }) && !answer.lost.contains(&key);
+            let extended = told.held.contains(&HeldQueue { queue: key, grant_epoch: epoch })
+                && !answer.lost.contains(&key);
             if extended && track.lease.extend(sent, lease) {
                 track.look_again();
             }

@@ -172,11 +172,10 @@ impl Keeper {
             return;
         }
         (beat.under_way, beat.last) = (true, Some(now));
-        let held = self.ownership.held(&place);
-        let hash = hash_of(&held);
-        let told_on = beat.told.as_ref().filter(|(_, told)| *told == hash).map(|(on, _)| Weak::clone(on));
-        let generation = self.ownership.agreed(&place);
-        self.call(calls::beat(Arc::clone(&self.shared), place, generation, held, hash, told_on));
+        let told = self.ownership.told(&place);
+        let hash = hash_of(&told.held);
+        let told_on = beat.told.as_ref().filter(|(_, known)| *known == hash).map(|(on, _)| Weak::clone(on));
+        self.call(calls::beat(Arc::clone(&self.shared), place, told, hash, told_on));
     }
 
     /// Tells the group which brokers cannot be reached, and tries those again.
@@ -211,6 +210,7 @@ impl Keeper {
         let (topics, options) = (&self.shared.topics, &self.shared.options);
         let (client_id, incarnation) = self.shared.pool.identity();
         let share = share(&view, (client_id, incarnation), topics, &*options.strategy, &snapshot);
+        self.shared.set_share(view.generation, &share);
         let acts = self.ownership.plan(view.generation, &share, &homes(topics, &snapshot), Moment::now());
         self.act(acts);
     }

@@ -1,188 +1,23 @@
-//! Headers of membership, grants and hand-back.
+//! Headers of grants and hand-back.
 
 use equeue_record::{Offset, QueueKey};
-use flatbuffers::WIPOffset;
 
 use super::consume::{read_commit_outcome, write_commit_outcome};
-use super::read::{Check, incarnation, root};
-use super::write::{self, Builder};
+use super::read::{Check, root};
+use super::write;
 use crate::Code;
 use crate::api::{
-    DecodeError, GrantOutcome, GrantQueues, GrantQueuesAnswer, GroupHeartbeat, GroupHeartbeatAnswer,
-    GroupMember, GroupTopic, HandBack, HandBackAnswer, HandBackItem, HandBackOutcome, HeldQueue, Kind,
-    LeaseHeartbeat, LeaseHeartbeatAnswer, Membership, Message, OffsetReset, ReleaseItem, ReleaseQueues,
-    ReleaseQueuesAnswer, Subscription,
+    DecodeError, GrantOutcome, GrantQueues, GrantQueuesAnswer, HandBack, HandBackAnswer, HandBackItem,
+    HandBackOutcome, HeldQueue, Kind, LeaseHeartbeat, LeaseHeartbeatAnswer, Message, OffsetReset,
+    ReleaseItem, ReleaseQueues, ReleaseQueuesAnswer,
 };
-use crate::limits::{
-    BROKERS_MAX, GROUP_MEMBERS_MAX, HAND_BACK_ITEMS_MAX, OFFSET_ITEMS_MAX, REASON_BYTES_MAX,
-    SUBSCRIPTION_TAGS_MAX, SUBSCRIPTIONS_MAX, TOPIC_QUEUES_MAX,
-};
+use crate::limits::{HAND_BACK_ITEMS_MAX, OFFSET_ITEMS_MAX, REASON_BYTES_MAX};
 use crate::schema::wire;
 
 /// Bit 0 of many flags: there is a committed offset, or one to commit.
 pub(super) const COMMITTED: u8 = 1;
 const DEAD: u8 = 1;
 const REPEATED: u8 = 2;
-
-fn subscription(b: &mut Builder, entry: &Subscription) -> WIPOffset<wire::Subscription<'static>> {
-    let topic = b.create_string(&entry.topic);
-    let tags = write::names(b, &entry.tags);
-    wire::Subscription::create(
-        b,
-        &wire::SubscriptionArgs { topic: Some(topic), tags, replace: entry.replace },
-    )
-}
-
-/// A member as the others see it.
-pub(super) fn member(b: &mut Builder, entry: &GroupMember) -> WIPOffset<wire::GroupMember<'static>> {
-    let client_id = write::text(b, &entry.client_id);
-    let topics = write::names(b, &entry.topics);
-    let unreachable = write::names(b, &entry.unreachable);
-    wire::GroupMember::create(
-        b,
-        &wire::GroupMemberArgs {
-            client_id,
-            incarnation: Some(&write::incarnation(entry.incarnation)),
-            topics,
-            unreachable,
-        },
-    )
-}
-
-fn topic(b: &mut Builder, entry: &GroupTopic) -> WIPOffset<wire::GroupTopic<'static>> {
-    let name = b.create_shared_string(&entry.name);
-    let tags = write::names(b, &entry.tags);
-    let map = write::names(b, &entry.map);
-    wire::GroupTopic::create(b, &wire::GroupTopicArgs { name: Some(name), tags, version: entry.version, map })
-}
-
-impl Check {
-    /// A member of a group.
-    pub(super) fn member(self, entry: wire::GroupMember<'_>) -> Result<GroupMember, DecodeError> {
-        Ok(GroupMember {
-            client_id: self.name("member.client_id", entry.client_id())?,
-            incarnation: incarnation(entry.incarnation()),
-            topics: self.names("member.topics", entry.topics(), SUBSCRIPTIONS_MAX)?,
-            unreachable: self.names("member.unreachable", entry.unreachable(), BROKERS_MAX)?,
-        })
-    }
-
-    fn subscription(self, entry: wire::Subscription<'_>) -> Result<Subscription, DecodeError> {
-        Ok(Subscription {
-            topic: self.required_name("subscription.topic", entry.topic())?,
-            tags: self.names("subscription.tags", entry.tags(), SUBSCRIPTION_TAGS_MAX)?,
-            replace: entry.replace(),
-        })
-    }
-
-    fn group_topic(self, entry: wire::GroupTopic<'_>) -> Result<GroupTopic, DecodeError> {
-        Ok(GroupTopic {
-            name: self.required_name("topic.name", entry.name())?,
-            tags: self.names("topic.tags", entry.tags(), SUBSCRIPTION_TAGS_MAX)?,
-            version: entry.version(),
-            map: self.names("topic.map", entry.map(), TOPIC_QUEUES_MAX)?,
-        })
-    }
-}
-
-impl Message for GroupHeartbeat {
-    const KIND: Kind = Kind::GroupHeartbeat;
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        write::encode(out, |b| {
-            let group = b.create_string(&self.group);
-            let none = Membership::default();
-            let told = self.full.as_ref().unwrap_or(&none);
-            let subscriptions = write::tables(b, &told.subscriptions, subscription);
-            let unreachable = write::names(b, &told.unreachable);
-            wire::GroupHeartbeat::create(
-                b,
-                &wire::GroupHeartbeatArgs {
-                    group: Some(group),
-                    generation: self.generation,
-                    subscription_hash: self.hash,
-                    full: self.full.is_some(),
-                    subscriptions,
-                    unreachable,
-                },
-            )
-        });
-    }
-
-    fn decode(header: &[u8]) -> Result<Self, DecodeError> {
-        let check = Check(Self::KIND);
-        let table = root::<wire::GroupHeartbeat<'_>>(Self::KIND, header)?;
-        let subscriptions =
-            check.list("subscriptions", table.subscriptions(), SUBSCRIPTIONS_MAX, |entry| {
-                check.subscription(entry)
-            })?;
-        let unreachable = check.names("unreachable", table.unreachable(), BROKERS_MAX)?;
-        let mut topics: Vec<&str> = subscriptions.iter().map(|entry| entry.topic.as_str()).collect();
-        topics.sort_unstable();
-        if !topics.is_sorted_by(|before, after| before < after) {
-            return Err(check.refuse("subscriptions.topic"));
-        }
-        let told = !subscriptions.is_empty() || !unreachable.is_empty();
-        if told && !table.full() {
-            return Err(check.refuse("full"));
-        }
-        Ok(Self {
-            group: check.required_name("group", table.group())?,
-            generation: table.generation(),
-            hash: table.subscription_hash(),
-            full: table.full().then_some(Membership { subscriptions, unreachable }),
-        })
-    }
-}
-
-impl Message for GroupHeartbeatAnswer {
-    const KIND: Kind = Kind::GroupHeartbeat;
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        write::encode(out, |b| {
-            let (status, detail) = write::answer_head!(b, self);
-            let members = write::tables(b, &self.members, member);
-            let topics = write::tables(b, &self.topics, topic);
-            let conflicts = write::names(b, &self.conflicts);
-            wire::GroupHeartbeatAnswer::create(
-                b,
-                &wire::GroupHeartbeatAnswerArgs {
-                    status: Some(&status),
-                    detail,
-                    generation: self.generation,
-                    session_ms: self.session_ms,
-                    lease_ms: self.lease_ms,
-                    want_full: self.want_full,
-                    changed: self.changed,
-                    members,
-                    topics,
-                    conflicts,
-                },
-            )
-        });
-    }
-
-    fn decode(header: &[u8]) -> Result<Self, DecodeError> {
-        let check = Check(Self::KIND);
-        let table = root::<wire::GroupHeartbeatAnswer<'_>>(Self::KIND, header)?;
-        Ok(Self {
-            status: check.status(*table.status(), table.detail())?,
-            generation: table.generation(),
-            session_ms: table.session_ms(),
-            lease_ms: table.lease_ms(),
-            want_full: table.want_full(),
-            changed: table.changed(),
-            members: check
-                .list("members", table.members(), GROUP_MEMBERS_MAX, |entry| check.member(entry))?,
-            topics: check
-                .list("topics", table.topics(), SUBSCRIPTIONS_MAX, |entry| check.group_topic(entry))?,
-            conflicts: check.names("conflicts", table.conflicts(), SUBSCRIPTIONS_MAX)?,
-        })
-    }
-}
-
-write::one_name! { LeaveGroup LeaveGroupArgs group; }
-write::status_only! { LeaveGroupAnswer LeaveGroupAnswerArgs LeaveGroup; }
 
 impl Message for LeaseHeartbeat {
     const KIND: Kind = Kind::LeaseHeartbeat;
