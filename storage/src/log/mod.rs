@@ -19,6 +19,7 @@ mod error;
 mod fact;
 mod flush;
 mod gather;
+mod gone;
 mod intake;
 mod options;
 mod pending;

@@ -3,6 +3,7 @@
 use futures::future::join;
 
 use super::*;
+use crate::io::IoFile as _;
 
 const A: &str = "/d/a";
 

@@ -1,0 +1,119 @@
+//! `equeue group`: consumer groups, put together from what each broker knows of its own queues.
+
+mod delete;
+mod describe;
+mod list;
+mod reset;
+
+use clap::Subcommand;
+use equeue_client::{Admin, BrokerResult, ResetTo};
+use serde::Serialize;
+
+use crate::connect::ClusterArgs;
+use crate::output::{Format, Output};
+use crate::suggest;
+
+/// What to do with groups.
+#[derive(Subcommand, Debug)]
+pub(crate) enum GroupCommand {
+    /// List the groups, online and offline, with their lag and age
+    List {
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Show the members of a group, and of each queue: who has it, where the group is, how far behind
+    Describe {
+        /// Name of the group
+        name: String,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Forget a group and its offsets; only without members
+    Delete {
+        /// Name of the group
+        name: String,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Set where a group goes on; running consumers do so at once
+    Reset {
+        /// Name of the group
+        name: String,
+        /// Topic
+        #[arg(long)]
+        topic: String,
+        /// Only this queue; may be given again [default: all]
+        #[arg(long, value_name = "QUEUE")]
+        queue: Vec<u32>,
+        /// Where to: first, last, offset:N, or time:RFC3339
+        #[arg(long, value_name = "PLACE", value_parser = reset::place)]
+        to: ResetTo,
+        /// Change nothing, show what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Where
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+}
+
+/// Runs one of the commands.
+pub(crate) async fn run(command: GroupCommand, format: Format) -> anyhow::Result<()> {
+    match command {
+        GroupCommand::List { cluster } => list::run(&cluster, format).await,
+        GroupCommand::Describe { name, cluster } => describe::run(&name, &cluster, format).await,
+        GroupCommand::Delete { name, cluster } => delete::run(&name, &cluster, format).await,
+        GroupCommand::Reset { name, topic, queue, to, dry_run, cluster } => {
+            let wish = reset::Wish { group: &name, topic: &topic, queues: &queue, to, dry_run };
+            reset::run(&wish, &cluster, format).await
+        }
+    }
+}
+
+/// A broker that did not answer.
+#[derive(Serialize)]
+struct Silent {
+    broker: String,
+    error: String,
+}
+
+fn sort_out<T>(answers: Vec<BrokerResult<T>>) -> (Vec<(String, T)>, Vec<Silent>) {
+    let (mut known, mut failed) = (Vec::new(), Vec::new());
+    for answer in answers {
+        let broker = answer.broker.to_string();
+        match answer.result {
+            Ok(value) => known.push((broker, value)),
+            Err(error) => failed.push(Silent { broker, error: error.to_string() }),
+        }
+    }
+    (known, failed)
+}
+
+fn tell_silent(output: &mut Output, silent: &[Silent]) -> anyhow::Result<()> {
+    for Silent { broker, error } in silent {
+        output.line(format!("broker {broker} did not answer: {error}"))?;
+    }
+    Ok(())
+}
+
+/// `no group X; did you mean Y?`, with the groups that exist.
+async fn no_such_group(admin: &Admin, group: &str) -> anyhow::Error {
+    let answers = admin.list_groups().await.unwrap_or_default();
+    let mut names: Vec<String> = answers
+        .into_iter()
+        .filter_map(|answer| answer.result.ok())
+        .flatten()
+        .map(|summary| summary.name)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let hint = match suggest::nearest(group, names.iter().map(String::as_str)) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None if names.is_empty() => "the cluster has none yet".to_owned(),
+        None => "`equeue group list` shows those that exist".to_owned(),
+    };
+    anyhow::anyhow!("no group `{group}`; {hint}")
+}
