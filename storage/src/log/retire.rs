@@ -42,6 +42,8 @@ pub struct Retained {
 pub enum Stays {
     /// A group has not consumed this queue in it, and the policy forbids to delete that.
     Unconsumed(QueueKey),
+    /// Its end was not durable yet when the pass began.
+    NotDurable,
     /// Its index is not written yet.
     NotIndexed,
     /// There is no room for the snapshots that must follow it.
@@ -184,16 +186,21 @@ impl<I: Io> CommitLog<I> {
             let oldest = {
                 let core = self.inner.core.borrow();
                 let oldest = core.segments.oldest_closed().map(|(oldest, _)| *oldest);
-                oldest.filter(|oldest| oldest.header.end() <= begun_at && !core.stops())
+                oldest.filter(|_| !core.stops())
             };
             let Some(oldest) = oldest else { return Ok(done) };
+            let was_durable = oldest.header.end() <= begun_at;
             let standing = self.standing(policy).await?;
             let Some(reason) = policy.reason(&standing) else {
-                if policy.is_near(&standing) {
+                if was_durable && policy.is_near(&standing) {
                     self.warn_ahead(&oldest, advisor).await?;
                 }
                 return Ok(done);
             };
+            if !was_durable {
+                done.stays = Some(Stays::NotDurable);
+                return Ok(done);
+            }
             match self.retire(&oldest, reason, policy, advisor).await? {
                 Step::Retired => {
                     done.segments += 1;
