@@ -34,6 +34,10 @@ pub(crate) enum GroupCommand {
     Delete {
         /// Name of the group
         name: String,
+        /// Delete the messages that it handed back and its dead letters as well; without this they stay until they are too
+        /// old, and are there for a new group of that name
+        #[arg(long)]
+        purge: bool,
         /// Where
         #[command(flatten)]
         cluster: ClusterArgs,
@@ -65,7 +69,7 @@ pub(crate) async fn run(command: GroupCommand, format: Format) -> anyhow::Result
     match command {
         GroupCommand::List { cluster } => list::run(&cluster, format).await,
         GroupCommand::Describe { name, cluster } => describe::run(&name, &cluster, format).await,
-        GroupCommand::Delete { name, cluster } => delete::run(&name, &cluster, format).await,
+        GroupCommand::Delete { name, purge, cluster } => delete::run(&name, purge, &cluster, format).await,
         GroupCommand::Reset { name, topic, queue, to, dry_run, cluster } => {
             let wish = reset::Wish { group: &name, topic: &topic, queues: &queue, to, dry_run };
             reset::run(&wish, &cluster, format).await

@@ -14,9 +14,13 @@ use equeue_net::api::{DescribeTopic, HandBack, HandBackItem, Hello, Message, Req
 use equeue_net::frame::{FRAME_BYTES_MAX, put_frame, take_frame};
 use equeue_net::preamble::{Preamble, Purpose};
 use equeue_record::{Offset, QueueKey};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Server, fail, json_lines, lasting_addresses, run_with_input, succeed, text};
+use crate::harness::{
+    PATIENCE, Running, Server, fail, json_lines, lasting_addresses, run, run_with_input, send_signal,
+    succeed, text, wait,
+};
 
 fn produce(server: &Server, arguments: &[&str], input: &str) -> Vec<Value> {
     let output = run_with_input(&mut server.client(arguments), input.as_bytes());
@@ -195,6 +199,64 @@ fn dead_letters_are_listed_shown_resent_and_purged() {
     assert_eq!(json(&["dlq", "list"])["dead_letters"], 0);
     let table = succeed(&mut server.client(&["topic", "list"]));
     assert!(!table.contains('%'), "hidden topics are not listed: {table}");
+    server.stop();
+}
+
+#[test]
+fn a_group_is_deleted_without_members_and_its_dead_letters_go_when_that_is_said() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::standalone(data.path());
+    succeed(&mut server.client(&["topic", "create", "t", "--queues", "1"]));
+    produce(&server, &["produce", "--topic", "t", "--output", "json"], "one\ntwo\n");
+    let json = |arguments: &[&str]| -> Value {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&succeed(&mut server.client(&arguments))).unwrap()
+    };
+    let hand_back = || {
+        let mut wire = Wire::open(&server);
+        let queue = wire.queues("t")[0];
+        let item = HandBackItem {
+            queue,
+            offset: Offset(2),
+            grant_epoch: 0,
+            delay_ms: 0,
+            reason: "no such account".into(),
+        };
+        let answer = wire.ask(&HandBack { group: "g".into(), attempts_max: 1, items: vec![item] });
+        assert!(answer.outcomes.iter().all(|told| told.code == Code::Ok), "{answer:?}");
+    };
+    let dead_letters = |wanted: u64| {
+        let deadline = Instant::now() + PATIENCE;
+        while json(&["dlq", "list", "--group", "g"])["dead_letters"] != wanted {
+            assert!(Instant::now() < deadline, "the dead letters are not {wanted}");
+        }
+    };
+
+    let consume = ["consume", "--topic", "t", "--group", "g", "--from", "first"];
+    let mut member = Running::start(&mut server.client(&consume));
+    assert_eq!(member.line(), "one");
+    let refused = run(&mut server.client(&["group", "delete", "g", "--purge"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stdout).contains("1 members"), "{}", text(&refused.stdout));
+    send_signal(&member.child, Signal::SIGTERM);
+    assert!(wait(&mut member.child).success());
+    produce(&server, &["produce", "--topic", "t", "--output", "json"], "three\n");
+    hand_back();
+    dead_letters(1);
+
+    let told = json(&["group", "delete", "g"]);
+    assert_eq!((&told["ok"], told["brokers"].as_array().unwrap().len()), (&Value::Bool(true), 1), "{told}");
+    dead_letters(1); // they may be wanted still
+    let told = json(&["group", "delete", "g", "--purge"]);
+    let topics: Vec<&str> =
+        told["brokers"].as_array().unwrap().iter().filter_map(|row| row["topic"].as_str()).collect();
+    assert_eq!(topics, ["%RETRY%g", "%DLQ%g"], "{told}");
+    dead_letters(0);
+    let gone = fail(&mut server.client(&["group", "delete", "g", "--purge"]), 1);
+    assert!(gone.contains("no group `g`"), "{gone}");
+
+    hand_back();
+    dead_letters(1); // a group of the same name begins anew
     server.stop();
 }
 
