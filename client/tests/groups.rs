@@ -117,12 +117,12 @@ async fn a_sticky_group_moves_no_more_queues_than_it_must() {
     for comes in [true, true, false, false] {
         // What fell to each is told with its next heartbeat to the coordinator, within a second.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        if !comes {
-            members.remove(1).close().await.expect("the last commit is made");
-        }
-        let before: Vec<BTreeSet<u32>> = members.iter().map(queues).collect();
+        let mut before: Vec<BTreeSet<u32>> = members.iter().map(queues).collect();
         if comes {
             members.push(member(&client, sticky()).await);
+        } else {
+            before.remove(1);
+            members.remove(1).close().await.expect("the last commit is made");
         }
         let even = vec![12 / members.len(); members.len()];
         until_shared(&mut members, &even, &mut pulled).await;

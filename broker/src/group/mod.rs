@@ -13,4 +13,4 @@ pub use holds::{GroupId, Hold, HoldTable};
 pub use lease_clock::{LOOK_EVERY_MS, LeaseClock};
 pub use presence::{Presence, PresenceCounts};
 pub use record::{Progress, group_name_is_valid};
-pub use registry::{Change, Joined, Link, Member, Registry, View};
+pub use registry::{Change, GroupLists, Joined, Link, Member, Registry, View};

@@ -93,12 +93,19 @@ pub struct Change {
 pub struct View {
     /// The generation.
     pub generation: u64,
-    /// The members.
+    /// What it stands for, unless the member knows it.
+    pub lists: Option<GroupLists>,
+    /// Topics for which the member has other tags.
+    pub conflicts: Vec<String>,
+}
+
+/// What a generation stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupLists {
+    /// The members, with what fell to each before.
     pub members: Vec<GroupMember>,
     /// Topics with the group's tags.
     pub topics: Vec<(String, Vec<String>)>,
-    /// Topics for which the member has other tags.
-    pub conflicts: Vec<String>,
 }
 
 /// The groups that a shard coordinates.
@@ -176,16 +183,20 @@ impl Registry {
         }
     }
 
-    /// What a member is told; `None`: it is none. To be asked when nothing is unsettled.
-    pub fn view(&self, group: &str, member: &Member) -> Option<View> {
+    /// What a member is told that knows the generation `known`; `None`: it is none. To be asked when nothing is
+    /// unsettled.
+    pub fn view(&self, group: &str, member: &Member, known: u64) -> Option<View> {
         let group = self.groups.get(group)?;
         let me = group.members.get(member)?;
-        Some(View {
-            generation: group.generation,
-            members: group.members.iter().map(|(member, entry)| entry.told_of(member)).collect(),
+        let lists = (known != group.generation).then(|| GroupLists {
+            members: group
+                .members
+                .iter()
+                .map(|(member, entry)| GroupMember { share: entry.share.clone(), ..entry.told_of(member) })
+                .collect(),
             topics: group.tags.iter().map(|(topic, tags)| (topic.clone(), tags.clone())).collect(),
-            conflicts: me.conflicts.clone(),
-        })
+        });
+        Some(View { generation: group.generation, lists, conflicts: me.conflicts.clone() })
     }
 
     /// A member leaves; whether it was there.
@@ -242,13 +253,14 @@ impl Registry {
 }
 
 impl Entry {
+    /// Without what fell to it: that is of the generation, the rest of now.
     fn told_of(&self, member: &Member) -> GroupMember {
         GroupMember {
             client_id: member.client_id.to_string(),
             incarnation: member.incarnation,
             topics: self.topics().map(str::to_owned).collect(),
             unreachable: self.told.unreachable.clone(),
-            share: self.share.clone(),
+            share: Vec::new(),
         }
     }
 
@@ -390,13 +402,21 @@ mod tests {
         GroupHeartbeat { group: "g".into(), generation, hash, full }
     }
 
+    fn view(registry: &Registry, name: &str) -> View {
+        registry.view("g", &member(name), 0).unwrap()
+    }
+
+    fn lists(view: &View) -> &GroupLists {
+        view.lists.as_ref().expect("the generation is not known")
+    }
+
     /// Joins, settles as a durable counter would, and gives the view.
     fn join(registry: &mut Registry, name: &str, told: Membership, now_ms: u64) -> View {
         let hash = now_ms + 1;
         let joined = registry.beat(&member(name), &beat(0, hash, Some(told)), link(now_ms), now_ms);
         assert_eq!(joined, Joined::Known);
         settled(registry);
-        registry.view("g", &member(name)).unwrap()
+        view(registry, name)
     }
 
     fn settled(registry: &mut Registry) {
@@ -418,9 +438,10 @@ mod tests {
         assert_eq!(registry.beat(&member("a"), &beat, link(0), 1), Joined::Known);
         registry.look_at_topics("g", |_| 1);
         assert_eq!(registry.unsettled("g"), None);
-        assert_eq!(registry.view("g", &member("a")), Some(first), "what a generation tells stands");
+        assert_eq!(view(&registry, "a"), first, "what a generation tells stands");
+        assert_eq!(registry.view("g", &member("a"), first.generation).unwrap().lists, None, "it is known");
         let next = join(&mut registry, "b", wanted, 2);
-        let shares: Vec<_> = next.members.iter().map(|member| member.share.clone()).collect();
+        let shares: Vec<_> = lists(&next).members.iter().map(|member| member.share.clone()).collect();
         assert_eq!(shares, [share, Vec::new()]);
     }
 
@@ -430,16 +451,16 @@ mod tests {
         assert_eq!(registry.beat(&member("a"), &beat(0, 1, None), link(1), 0), Joined::WantFull);
         assert_eq!(registry.members("g"), 0);
         let one = join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
-        assert_eq!((one.generation, one.members.len()), (1, 1));
+        assert_eq!((one.generation, lists(&one).members.len()), (1, 1));
         let two = join(&mut registry, "bb", wants(&[("t", &[], false), ("u", &[], false)]), 100);
-        assert_eq!((two.generation, two.members.len(), two.topics.len()), (2, 2, 2));
+        assert_eq!((two.generation, lists(&two).members.len(), lists(&two).topics.len()), (2, 2, 2));
         assert_eq!(registry.beat(&member("a"), &beat(2, 1, None), link(1), 5_000), Joined::Known);
         assert_eq!(registry.unsettled("g"), None, "nothing changed");
         assert_eq!(registry.expire(10_099, 10_000), 0);
         assert_eq!(registry.expire(10_100, 10_000), 1);
         assert!(registry.unsettled("g").is_some());
         settled(&mut registry);
-        assert_eq!(registry.view("g", &member("a")).unwrap().topics.len(), 1);
+        assert_eq!(lists(&view(&registry, "a")).topics.len(), 1);
         assert!(registry.leave("g", &member("a")) && !registry.leave("g", &member("a")));
         assert_eq!(registry.groups().count(), 0);
     }
@@ -479,16 +500,16 @@ mod tests {
         assert!(same.conflicts.is_empty(), "the order of tags means nothing");
         let other = join(&mut registry, "ccc", wants(&[("t", &["z"], false), ("u", &[], false)]), 2);
         assert_eq!(other.conflicts, ["t"]);
-        let told = other.members.iter().find(|member| member.client_id == "ccc").unwrap();
+        let told = lists(&other).members.iter().find(|member| member.client_id == "ccc").unwrap();
         assert_eq!(told.topics, ["u"]);
         let replaced = join(&mut registry, "dddd", wants(&[("t", &["z"], true)]), 3);
         assert!(replaced.conflicts.is_empty());
-        assert_eq!(registry.view("g", &member("a")).unwrap().conflicts, ["t"]);
-        assert!(registry.view("g", &member("ccc")).unwrap().conflicts.is_empty());
+        assert_eq!(view(&registry, "a").conflicts, ["t"]);
+        assert!(view(&registry, "ccc").conflicts.is_empty());
         // The last that wants them leaves: those of who joined first are the group's.
         registry.leave("g", &member("dddd"));
         registry.leave("g", &member("ccc"));
-        assert!(registry.view("g", &member("a")).unwrap().conflicts.is_empty());
+        assert!(view(&registry, "a").conflicts.is_empty());
     }
 
     #[test]
@@ -499,7 +520,7 @@ mod tests {
         join(&mut registry, "bb", wants(&[("t", &["z"], true)]), 1);
         assert_eq!(registry.beat(&member("a"), &beat(2, 77, Some(first)), link(1), 2), Joined::Known);
         assert_eq!(registry.unsettled("g"), None);
-        assert_eq!(registry.view("g", &member("a")).unwrap().conflicts, ["t"]);
+        assert_eq!(view(&registry, "a").conflicts, ["t"]);
     }
 
     #[test]

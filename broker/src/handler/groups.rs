@@ -109,14 +109,14 @@ pub(crate) async fn beat_here(
         answer.status = status;
         return answer;
     }
-    let Some(view) = shard.registry.borrow().view(&beat.group, member) else {
+    let Some(view) = shard.registry.borrow().view(&beat.group, member, beat.generation) else {
         answer.want_full = true; // it left, or its connection closed, while the generation was made
         return answer;
     };
     answer.generation = view.generation;
     answer.conflicts = view.conflicts;
-    answer.changed = beat.generation != view.generation;
-    if answer.changed {
+    answer.changed = view.lists.is_some();
+    if let Some(lists) = view.lists {
         let catalog = shard.catalog();
         let topic = |(name, tags): (String, Vec<String>)| {
             let known = catalog.topic(&name);
@@ -127,8 +127,8 @@ pub(crate) async fn beat_here(
                 name,
             }
         };
-        answer.topics = view.topics.into_iter().map(topic).collect();
-        answer.members = view.members;
+        answer.topics = lists.topics.into_iter().map(topic).collect();
+        answer.members = lists.members;
     }
     answer
 }

@@ -188,14 +188,19 @@ impl Shared {
         self.share.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells the group with the next heartbeat. Of a share of more queues than a heartbeat holds the rest is not told.
+    /// Tells the group soon: the next generation may follow at once. Of a share of more queues than a heartbeat holds the rest is not told.
     pub(crate) fn set_share(&self, generation: u64, share: &BTreeSet<QueueId>) {
         let queue = |(topic, queue): &QueueId| {
             let at = self.topics.iter().position(|filter| filter.name == *topic)?;
             Some(ShareQueue { topic: u16::try_from(at).ok()?, queue: *queue })
         };
         let queues = share.iter().filter_map(queue).take(OFFSET_ITEMS_MAX).collect();
-        *self.share.lock().unwrap_or_else(PoisonError::into_inner) = Share { generation, queues };
+        let share = Share { generation, queues };
+        let before =
+            std::mem::replace(&mut *self.share.lock().unwrap_or_else(PoisonError::into_inner), share);
+        if before.generation != generation {
+            self.beat_soon.notify_one();
+        }
     }
 
     /// A consume connection to a shard.

@@ -94,7 +94,7 @@ pub struct GroupHeartbeatAnswer {
     pub generation: u64,
     /// A member that is silent for so long is no member any more, ms.
     pub session_ms: u32,
-    /// How long a grant lasts without a [`LeaseHeartbeat`], ms.
+    /// How long a grant lasts without a [`super::LeaseHeartbeat`], ms.
     pub lease_ms: u32,
     /// The hash is not the one known here: tell the lists.
     pub want_full: bool,

@@ -8,6 +8,10 @@ use super::{Allocation, AllocationStrategy, even_share};
 pub struct Average;
 
 impl AllocationStrategy for Average {
+    fn uses_holders(&self) -> bool {
+        false
+    }
+
     fn owners(&self, allocation: &Allocation<'_>) -> Vec<Option<usize>> {
         let (queues, members) = (allocation.queues.len(), allocation.members.len());
         (0..members)

@@ -36,6 +36,10 @@ impl ByConfig {
 }
 
 impl AllocationStrategy for ByConfig {
+    fn uses_holders(&self) -> bool {
+        false
+    }
+
     fn owners(&self, allocation: &Allocation<'_>) -> Vec<Option<usize>> {
         let mut owners = vec![None; allocation.queues.len()];
         let (mut rest, mut places) = (Vec::new(), Vec::new());

@@ -27,7 +27,7 @@ pub struct Allocation<'a> {
     /// id, then by the random number of their start. Never empty.
     pub members: &'a [&'a str],
     /// To whom each queue fell before the group changed, as an index of `members`; as long as `queues`. `None`: to
-    /// nobody who is still there, or it is not known. The same on every member.
+    /// nobody, to a member that is gone or may not have it now, or it is not known. The same on every member.
     pub holders: &'a [Option<usize>],
 }
 
@@ -35,6 +35,11 @@ pub struct Allocation<'a> {
 ///
 /// All members of a group must use the same one.
 pub trait AllocationStrategy: fmt::Debug + Send + Sync {
+    /// Whether [`Allocation::holders`] matters. If not the members need not tell what falls to them, and all are `None`.
+    fn uses_holders(&self) -> bool {
+        true
+    }
+
     /// The owner of each queue, as an index of [`Allocation::members`]; as long as [`Allocation::queues`]. `None`: the
     /// queue shall be read by nobody.
     fn owners(&self, allocation: &Allocation<'_>) -> Vec<Option<usize>>;

@@ -8,6 +8,10 @@ use super::{Allocation, AllocationStrategy};
 pub struct AllocateRoundRobin;
 
 impl AllocationStrategy for AllocateRoundRobin {
+    fn uses_holders(&self) -> bool {
+        false
+    }
+
     fn owners(&self, allocation: &Allocation<'_>) -> Vec<Option<usize>> {
         let members = allocation.members.len();
         let first = equeue_record::key_hash(allocation.topic.as_bytes()) as usize % members.max(1);

@@ -224,6 +224,14 @@ mod tests {
         let t = |ordinals: &[u32]| ordinals.iter().map(|&at| ("t".to_owned(), at)).collect::<Vec<_>>();
         assert_eq!(shares_by(&Sticky, &view, &["t"]), [t(&[4, 5]), t(&[0, 2]), t(&[1, 3])]);
         assert_eq!(shares(&view, &["t"]), [t(&[0, 1]), t(&[2, 3]), t(&[4, 5])]);
+        // Who cannot reach a broker keeps nothing of it, and the others keep theirs.
+        let members = vec![
+            GroupMember { share: held(0, &[0, 1]), ..member("a", 1, &["t"], &["x"]) },
+            GroupMember { share: held(0, &[2, 4]), ..member("b", 1, &["t"], &[]) },
+            GroupMember { share: held(0, &[3, 5]), ..member("c", 1, &["t"], &[]) },
+        ];
+        let view = super::tests::view(members, &[("t", &["x", "y", "x", "x", "x", "x"])]);
+        assert_eq!(shares_by(&Sticky, &view, &["t"]), [t(&[1]), t(&[0, 2, 4]), t(&[3, 5])]);
     }
 
     #[test]

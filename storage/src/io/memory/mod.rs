@@ -1,6 +1,6 @@
 //! [`Io`] in memory, for tests: deterministic, with faults and power cuts at any call.
 //!
-//! Every call of [`Io`] and [`IoFile`] that touches the file system has a number, counted from 0. A test runs a
+//! Every call of [`Io`] and [`super::IoFile`] that touches the file system has a number, counted from 0. A test runs a
 //! scenario once to learn how many calls it makes, then again for each number with a fault there:
 //!
 //! ```

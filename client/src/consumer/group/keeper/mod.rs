@@ -210,7 +210,9 @@ impl Keeper {
         let (topics, options) = (&self.shared.topics, &self.shared.options);
         let (client_id, incarnation) = self.shared.pool.identity();
         let share = share(&view, (client_id, incarnation), topics, &*options.strategy, &snapshot);
-        self.shared.set_share(view.generation, &share);
+        if options.strategy.uses_holders() {
+            self.shared.set_share(view.generation, &share);
+        }
         let acts = self.ownership.plan(view.generation, &share, &homes(topics, &snapshot), Moment::now());
         self.act(acts);
     }
