@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Cluster, consume, create, nothing_more, pull, ready, text};
+use common::{Cluster, PATIENCE, consume, create, nothing_more, pull, ready, text};
 use equeue_client::{
     Client, Codec, ConsumerOptions, Message, Offset, OnError, ProducerOptions, PushOptions, RoundRobin,
     StartAt, Subscription,
@@ -284,4 +284,32 @@ async fn queues_of_a_backlog_come_in_turn() {
         assert!(most - least <= 4, "one queue runs away from the others: {seen:?}");
     }
     assert_eq!(seen, [20; 4]);
+}
+
+#[tokio::test]
+async fn nothing_of_a_dropped_producer_goes_on_once_its_messages_are_answered() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "dropped", 4).await;
+    let producer = client.producer(ProducerOptions::default());
+    let mut deliveries = Vec::new();
+    for number in 0..100_u32 {
+        let key = number.to_be_bytes();
+        let message = Message::new("dropped", b"x").key(&key);
+        deliveries.push(producer.enqueue(&message).await.expect("there is room"));
+    }
+    drop(producer); // some are on their way, some are not
+    for delivery in deliveries {
+        delivery.await.expect("what was taken is delivered");
+    }
+    client.close().await;
+    drop(client);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let ended = async {
+        while tasks() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await;
+    assert!(ended.is_ok(), "{} tasks go on", tasks());
 }

@@ -100,7 +100,6 @@ impl Intake {
         wall_ms: impl FnOnce() -> i64,
         buffer: impl FnOnce() -> BytesMut,
     ) -> Result<Place, PushError> {
-        let mut wake = false;
         if let Some(open) = self.batches.back_mut().filter(|batch| !batch.closed) {
             match open.push(&mut incoming, plan, now) {
                 Ok(index) => {
@@ -109,35 +108,31 @@ impl Intake {
                 // Full, or too large for an ordinary batch: decided below, in a new one.
                 Err(PushError::Full { .. } | PushError::TooLarge { .. }) => {}
             }
-            if !open.builder.is_empty() {
-                open.closed = true;
-                // It may be sent now even where an unfinished one would have to wait.
-                wake = true;
-            }
         }
         let mut batch = Batch::open(&incoming, plan, now, wall_ms(), buffer());
         let index = batch.push(&mut incoming, plan, now)?;
         let completion = batch.share(&incoming);
-        wake |= self.batches.is_empty();
+        // One that is whole now may be sent even where an unfinished one would have to wait.
+        let wake = self.batches.back_mut().is_none_or(|last| !std::mem::replace(&mut last.closed, true));
         self.batches.push_back(batch);
         Ok(Place { completion, index, wake })
     }
 
-    /// Copies a message into the batch that nobody acknowledges.
+    /// Copies a message into the batch that nobody acknowledges; whether it is a new one.
     pub(crate) fn push_one_way(
         &mut self,
         mut incoming: Incoming<'_>,
         plan: &BatchPlan,
         now: Instant,
         wall_ms: impl FnOnce() -> i64,
-    ) -> Result<(), PushError> {
+    ) -> Result<bool, PushError> {
         if let Some(batch) = &mut self.one_way {
-            return batch.push(&mut incoming, plan, now).map(drop);
+            return batch.push(&mut incoming, plan, now).map(|_| false);
         }
         let mut batch = Batch::open(&incoming, plan, now, wall_ms(), BytesMut::new());
         batch.push(&mut incoming, plan, now)?;
         self.one_way = Some(batch);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the first batch for sending: a closed one, or with `partial` also an unfinished one whose linger is over.
@@ -308,13 +303,9 @@ mod tests {
         assert_eq!(push(&mut intake, 9_000, true, now).unwrap().index, 0);
         assert_eq!(push(&mut intake, 10, true, now).unwrap().index, 0, "nothing joins it");
         assert!(matches!(push(&mut intake, 20_000, true, now), Err(PushError::TooLarge { .. })));
-        assert_eq!(
-            push(&mut intake, 10, true, now).unwrap().index,
-            0,
-            "the refused one closed the open batch"
-        );
+        assert_eq!(push(&mut intake, 10, true, now).unwrap().index, 1, "a refused one changes nothing");
         let counts: Vec<u32> = intake.take_all().iter().map(|batch| batch.builder.record_count()).collect();
-        assert_eq!(counts, [1, 1, 1, 1]);
+        assert_eq!(counts, [1, 1, 2]);
     }
 
     #[test]

@@ -67,6 +67,12 @@ impl Queue {
         self.route.load_full()
     }
 
+    /// Whether it lives on this lane, as far as is known.
+    pub(crate) fn is_on(&self, lane: &Lane) -> bool {
+        let route = self.route.load();
+        *route.broker == *lane.broker && route.entry.is_none_or(|entry| entry.shard == lane.shard)
+    }
+
     /// Its key, as long as sending to it is allowed.
     pub(crate) fn key(&self) -> Option<QueueKey> {
         self.route.load().entry.filter(|entry| entry.writable).map(|entry| entry.key)

@@ -215,9 +215,6 @@ impl Shared {
         let now = Instant::now();
         let mut intake = queue.intake();
         let pushed = intake.push(incoming, &plan, now, wall_ms, || self.buffers.take());
-        if pushed.is_err() && intake.has_whole() {
-            queue.list(&mut intake); // the refused message has closed the open batch
-        }
         let place = pushed.map_err(|error| self.too_large(message, content_bytes, error))?;
         Counters::add(&self.counters.sent, 1);
         if place.wake {
@@ -256,8 +253,10 @@ impl Shared {
             Instant::now(),
             wall_ms,
         ) {
-            Ok(()) => {
-                queue.list(&mut intake);
+            Ok(is_new) => {
+                if is_new {
+                    queue.list(&mut intake);
+                }
                 Counters::add(&self.counters.sent, 1);
                 Ok(())
             }

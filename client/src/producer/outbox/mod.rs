@@ -126,13 +126,13 @@ impl Outbox {
     }
 
     /// Whether something must be sent again.
-    pub(crate) fn has_again(&self) -> bool {
+    fn has_again(&self) -> bool {
         self.sent.iter().any(|sent| !sent.on_wire)
     }
 
-    /// From when on something may be sent again; `None`: at once.
-    pub(crate) fn not_before(&self) -> Option<Instant> {
-        self.not_before
+    /// From when on something is to be sent again; `None`: nothing is.
+    pub(crate) fn again_at(&self, now: Instant) -> Option<Instant> {
+        self.has_again().then(|| self.not_before.unwrap_or(now))
     }
 
     /// The outcomes to wait for.

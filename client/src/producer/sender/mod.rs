@@ -62,10 +62,12 @@ struct Sender {
     turn: usize,
     /// A queue may have more than an unfinished batch to send: worth a look at all of them.
     look: bool,
-    /// A queue has a batch that must be sent again.
-    again: bool,
+    /// From when on a batch may be sent again; `None`: none is to be, or it waits for an answer.
+    again_at: Option<Instant>,
     /// Batches settled since idle queues were dropped.
     settled: usize,
+    /// A queue may belong to another lane now: worth dropping them whatever was settled.
+    tidy: bool,
     connection: Option<Arc<Connection>>,
     connecting: Option<Connecting>,
     in_flight: FuturesUnordered<Future<(OnTheWay, Result<ProduceAnswer, ClientError>)>>,
@@ -83,8 +85,9 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
         active: Vec::new(),
         turn: 0,
         look: false,
-        again: false,
+        again_at: None,
         settled: 0,
+        tidy: false,
         connection: None,
         connecting: None,
         in_flight: FuturesUnordered::new(),
@@ -98,44 +101,44 @@ pub(crate) async fn run(shared: Arc<Shared>, lane: Arc<Lane>) {
 impl Sender {
     async fn run(mut self) {
         loop {
-            self.take_news();
-            let idle = self.active.is_empty() && self.in_flight.is_empty();
-            if idle && self.shared.is_closing() && self.lane.end(false) {
-                return;
-            }
             let now = Instant::now();
+            self.take_news(now);
             self.expire(now);
             self.keep_connection();
             let wake_at = self.pump(now);
-            if self.again || self.settled >= self.active.len() || self.in_flight.is_empty() {
+            if self.tidy || self.settled >= self.active.len() || self.in_flight.is_empty() {
                 self.drop_idle_queues();
             }
             if self.active.is_empty() && self.in_flight.is_empty() && self.shared.is_closing() {
-                continue; // nothing would wake it any more
+                if self.lane.end(false) {
+                    return;
+                }
+                continue; // nothing else would wake it
             }
             self.wait(wake_at).await;
         }
     }
 
     /// Takes in what the application's threads and the routes have told the lane.
-    fn take_news(&mut self) {
+    fn take_news(&mut self, now: Instant) {
         let known = self.active.len();
         self.lane.take_listed(&mut self.active);
         // The flags below may have been taken before these were listed: they are judged here.
         for queue in self.active.iter().skip(known) {
-            self.again |= queue.outbox().has_again();
-            self.look |= queue.intake().has_whole();
+            let again_at = queue.outbox().again_at(now);
+            self.again_at = earliest(self.again_at, again_at);
+            self.look = self.look || queue.intake().has_whole();
         }
-        self.look |= self.lane.take_whole() || self.again;
+        self.look |= self.lane.take_whole() || self.again_at.is_some_and(|at| at <= now);
         if self.lane.take_moved() {
-            (self.look, self.settled) = (true, self.active.len());
+            (self.look, self.tidy) = (true, true);
         }
     }
 
     /// Sleeps until there is something to do, and takes in what woke it.
     async fn wait(&mut self, wake_at: Option<Instant>) {
         let expiry = (!self.active.is_empty()).then_some(self.next_expiry);
-        let wake_at = [wake_at, expiry].into_iter().flatten().min();
+        let wake_at = earliest(wake_at, expiry);
         let sleep = async {
             match wake_at {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -222,14 +225,13 @@ impl Sender {
 
     /// Forgets queues with nothing to do, and hands over those that another lane sends for now.
     fn drop_idle_queues(&mut self) {
-        self.settled = 0;
+        (self.settled, self.tidy) = (0, false);
         let (shared, lane) = (&self.shared, &self.lane);
         self.active.retain(|queue| {
             if queue.unlist_if_idle() {
                 return false;
             }
-            let route = queue.route();
-            if *route.broker == *lane.broker && route.entry.is_none_or(|entry| entry.shard == lane.shard) {
+            if queue.is_on(lane) {
                 return true;
             }
             !queue.hand_over(&shared.lane_of(queue))
@@ -251,4 +253,9 @@ impl Drop for Sender {
             }
         }
     }
+}
+
+/// The earlier of two moments, where there is one.
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
 }

@@ -16,8 +16,7 @@ impl Sender {
             return;
         }
         self.next_expiry = now + EXPIRY_EVERY;
-        (self.look, self.again) = (true, true);
-        self.settled = self.active.len();
+        (self.look, self.tidy, self.again_at) = (true, true, Some(now));
         let limit = self.shared.options.send_timeout;
         for queue in &self.active {
             let error = |outcome_unknown| SendError::TimedOut {

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::super::outbox::Audience;
 use super::super::queue::{Queue, TakePlan};
 use super::super::shared::{Counters, Shared};
-use super::{EXPIRY_EVERY, OnTheWay, Sender, Sent};
+use super::{EXPIRY_EVERY, OnTheWay, Sender, Sent, earliest};
 use crate::connection::{Connection, Waiting};
 use crate::{ClientError, SendError};
 
@@ -36,21 +36,27 @@ impl Sender {
             }
             let mut request = Gathering::default();
             let mut visited = 0;
+            // Every queue is looked at once, unless there is more than a request holds.
             while visited < self.active.len() && request.has_room() {
                 // The next request begins with the queue after the last one looked at.
                 self.turn = (self.turn + 1) % self.active.len();
                 visited += 1;
                 let Some(queue) = self.active.get(self.turn) else { break };
+                // Where it has moved to, another lane sends for it as soon as nothing is on the way here.
+                if !queue.is_on(&self.lane) {
+                    continue;
+                }
                 self.send_one_way(queue, &connection);
                 request.gather(&self.shared, queue, plan, now);
             }
-            if request.items.is_empty() {
-                self.look = false;
-                break;
-            }
-            if !self.send(&connection, request) {
+            let all_taken = request.has_room();
+            if !request.items.is_empty() && !self.send(&connection, request) {
                 // The batches are to be sent again, and at once they would fail again.
                 return Some(if connection.is_ended() { now } else { now + EXPIRY_EVERY });
+            }
+            if all_taken {
+                self.look = false;
+                break;
             }
         }
         self.next_time(now, linger)
@@ -58,26 +64,18 @@ impl Sender {
 
     /// When a linger or a pause is over, if that is what a queue waits for.
     fn next_time(&mut self, now: Instant, linger: Duration) -> Option<Instant> {
-        if !self.again && (linger.is_zero() || self.in_flight.len() >= REQUESTS_EAGER) {
-            return None;
+        let lingers = !linger.is_zero() && self.in_flight.len() < REQUESTS_EAGER;
+        let was_due = self.again_at.is_some_and(|at| at <= now);
+        if was_due {
+            // What was due and is not on its way waits for an answer, or is looked at again.
+            let again = self.active.iter().filter_map(|queue| queue.outbox().again_at(now));
+            self.again_at = again.filter(|at| *at > now).min();
         }
-        self.again = false;
-        let partial = self.in_flight.len() < REQUESTS_EAGER;
-        let mut next: Option<Instant> = None;
-        for queue in &self.active {
-            let (again, not_before) = {
-                let outbox = queue.outbox();
-                (outbox.has_again(), outbox.not_before())
-            };
-            self.again |= again;
-            let at = match again {
-                true => not_before,
-                false if partial => queue.intake().linger_until(linger),
-                false => None,
-            };
-            next = [next, at.filter(|at| *at > now)].into_iter().flatten().min();
+        if !lingers {
+            return self.again_at;
         }
-        next
+        let ends = self.active.iter().filter_map(|queue| queue.intake().linger_until(linger));
+        earliest(self.again_at, ends.filter(|at| *at > now).min())
     }
 
     /// Sends a request; `false`: it could not be, and its batches are settled as lost.

@@ -9,7 +9,7 @@ use equeue_record::MessageId;
 use super::super::completion::BatchReceipt;
 use super::super::outbox::Settled;
 use super::super::queue::Queue;
-use super::{OnTheWay, Sender, Sent};
+use super::{OnTheWay, Sender, Sent, earliest};
 use crate::retry::BatchStep;
 use crate::routes::with_causes;
 use crate::{ClientError, Code, SendError};
@@ -17,6 +17,7 @@ use crate::{ClientError, Code, SendError};
 impl Sender {
     /// Settles the batches of a request by its answer.
     pub(super) fn settle(&mut self, request: &OnTheWay, answer: Result<ProduceAnswer, ClientError>) {
+        let now = Instant::now();
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
@@ -24,7 +25,7 @@ impl Sender {
                 for Sent { queue, number, .. } in &request.items {
                     queue.outbox().lost(*number);
                     self.after(queue);
-                    self.note_more(queue);
+                    self.note_more(queue, now);
                 }
                 return;
             }
@@ -53,15 +54,17 @@ impl Sender {
                 None => sent.queue.outbox().lost(sent.number),
             }
             self.after(&sent.queue);
-            self.note_more(&sent.queue);
+            self.note_more(&sent.queue, now);
         }
     }
 
     /// A batch of the queue was settled: another one may have waited for that, or it is to be sent again.
-    fn note_more(&mut self, queue: &Queue) {
+    fn note_more(&mut self, queue: &Queue, now: Instant) {
         self.settled += 1;
-        self.again |= queue.outbox().has_again();
-        self.look |= self.again || queue.intake().has_whole();
+        let again_at = queue.outbox().again_at(now);
+        self.again_at = earliest(self.again_at, again_at);
+        self.tidy |= !queue.is_on(&self.lane);
+        self.look = self.look || queue.intake().has_whole();
     }
 
     fn settle_batch(&mut self, sent: &Sent, outcome: ProduceOutcome) {
