@@ -84,15 +84,26 @@ fn check_folder(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Prints a result as a table, or as JSON with `json` or where `path` is `-`; writes it as JSON to another `path`.
+pub(crate) fn print(
+    value: &Value,
+    table: impl FnOnce() -> String,
+    path: Option<&Path>,
+    json: bool,
+) -> Result<()> {
+    let to_stdout = path.is_some_and(|path| path.as_os_str() == "-");
+    let text = if json || to_stdout { pretty(value)? } else { table() };
+    io::stdout().lock().write_all(text.as_bytes()).context("printing the result")?;
+    match path.filter(|_| !to_stdout) {
+        Some(path) => fs::write(path, pretty(value)?).with_context(|| format!("writing {}", path.display())),
+        None => Ok(()),
+    }
+}
+
 /// Prints the result and checks what was demanded of it.
 fn conclude(report: &Report, output: &OutputArgs, json: bool) -> Result<Outcome> {
     let value = serde_json::to_value(report).context("writing the result as JSON")?;
-    let to_stdout = output.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    let text = if json || to_stdout { pretty(&value)? } else { report.table() };
-    io::stdout().lock().write_all(text.as_bytes()).context("printing the result")?;
-    if let Some(path) = output.json.as_deref().filter(|_| !to_stdout) {
-        fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;
-    }
+    print(&value, || report.table(), output.json.as_deref(), json)?;
     if let Some(path) = output.html.as_deref() {
         fs::write(path, html::page(&value)?).with_context(|| format!("writing {}", path.display()))?;
     }
@@ -112,6 +123,6 @@ fn conclude(report: &Report, output: &OutputArgs, json: bool) -> Result<Outcome>
     Ok(outcome)
 }
 
-pub(crate) fn pretty(value: &Value) -> Result<String> {
+fn pretty(value: &Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(value).context("writing the result as JSON")? + "\n")
 }

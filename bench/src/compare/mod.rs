@@ -5,7 +5,6 @@ mod noise;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
 use crate::report::whole;
-use crate::run::{Outcome, pretty};
+use crate::run::{Outcome, print};
 use judge::{Change, Comparison, compare};
 
 /// Reads both results, compares them, prints what it found.
@@ -30,12 +29,7 @@ pub(crate) fn run(args: &CompareArgs, json: bool) -> Result<Outcome> {
         "before": args.before, "after": args.after, "differences": comparison.differences,
         "changes": comparison.changes, "verdict": comparison.verdict(),
     });
-    let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    let text = if json || to_stdout { pretty(&value)? } else { table(&comparison) };
-    io::stdout().lock().write_all(text.as_bytes()).context("printing the comparison")?;
-    if let Some(path) = args.json.as_deref().filter(|_| !to_stdout) {
-        fs::write(path, pretty(&value)?).with_context(|| format!("writing {}", path.display()))?;
-    }
+    print(&value, || table(&comparison), args.json.as_deref(), json)?;
     let failed = args.fail_if_worse && comparison.any_worse();
     Ok(if failed { Outcome::Failed } else { Outcome::Passed })
 }

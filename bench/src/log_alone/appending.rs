@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use equeue_storage::io::DmaIo;
 use equeue_storage::log::{AppendError, CommitLog, LogOptions};
 use equeue_storage::retention::{NoAdvisor, RetentionPolicy};
 use equeue_storage::types::LogId;
+use futures::future::select;
 use glommio::timer::sleep;
 
 use super::{Plan, check};
@@ -105,11 +107,11 @@ pub(crate) async fn append(plan: Plan) -> Result<Appending> {
     let tasks: Vec<_> = (0..shared.plan.args.tasks)
         .map(|task| glommio::spawn_local(append_task(Rc::clone(&shared), task)))
         .collect();
-    let keeper =
-        shared.plan.args.log_max.map(|bytes| glommio::spawn_local(keep_at(Rc::clone(&shared), bytes)));
-    watch(&shared).await;
-    if let Some(keeper) = keeper {
-        keeper.cancel().await;
+    match shared.plan.args.log_max {
+        None => watch(&shared).await,
+        Some(bytes) => {
+            select(pin!(watch(&shared)), pin!(keep_at(&shared.log, bytes))).await;
+        }
     }
     for task in tasks {
         task.await?;
@@ -126,13 +128,13 @@ pub(crate) async fn append(plan: Plan) -> Result<Appending> {
     Ok(tally)
 }
 
-/// Lets old segments go whenever one is used up.
-async fn keep_at(shared: Rc<Shared>, bytes: u64) {
+/// Lets old segments go whenever one is used up, for ever.
+async fn keep_at(log: &CommitLog<DmaIo>, bytes: u64) {
     let policy = RetentionPolicy { age_ms: None, bytes_max: Some(bytes), ..RetentionPolicy::default() };
     let mut begun = 0;
     loop {
-        begun = shared.log.rolled(begun).await;
-        if let Err(error) = shared.log.retain(&policy, &NoAdvisor).await {
+        begun = log.rolled(begun).await;
+        if let Err(error) = log.retain(&policy, &NoAdvisor).await {
             tracing::warn!(%error, "old segments stay");
         }
     }
@@ -236,9 +238,7 @@ async fn watch(shared: &Rc<Shared>) {
         sleep(LOOK_EVERY).await;
         let now = now_ns();
         let messages = shared.tally.borrow().messages;
-        let others = usize::from(args.log_max.is_some()); // beside the tasks that append
-        let enough =
-            args.messages.is_some_and(|total| messages >= total) || Rc::strong_count(shared) == 1 + others;
+        let enough = args.messages.is_some_and(|total| messages >= total) || Rc::strong_count(shared) == 1;
         if now >= next_second {
             let mut tally = shared.tally.borrow_mut();
             let second = u32::try_from(tally.per_second.len()).unwrap_or(u32::MAX);

@@ -64,6 +64,8 @@ pub(crate) fn measure(args: &StorageArgs) -> Result<Report> {
         Some(messages) => 2 * messages * args.size.high as u64,
         None => (seconds.as_secs() + 1).saturating_mul(BYTES_PER_SECOND_MAX),
     };
+    // A log that is kept at a size has what is being written and prepared beside it.
+    let bytes_wanted = args.log_max.map_or(bytes_wanted, |most| bytes_wanted.min(2 * most));
     check_space(scratch.path(), bytes_wanted)?;
     let cpu = cpu(args)?;
     let plan = Plan {

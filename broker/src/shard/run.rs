@@ -63,9 +63,10 @@ pub(crate) struct ShardStart {
 
 /// Time between two looks at what changes slowly.
 const TICK: Duration = Duration::from_secs(1);
-/// Longest time that an executor sleeps.
+/// Longest time that an executor sleeps which messages are sent to or fetched from.
 const BEAT: Duration = Duration::from_millis(10);
-/// The same while nobody asks anything: each waking of an executor costs some 150 us.
+/// Longest time that another one sleeps: each waking costs some 150 us. If glommio goes to sleep by mistake just then, the
+/// first request after a rest waits that long.
 const BEAT_IDLE: Duration = Duration::from_millis(LOOK_EVERY_MS);
 /// Time between two looks at whether all is drained.
 const DRAIN_TICK: Duration = Duration::from_millis(2);

@@ -54,6 +54,14 @@ pub(crate) struct Completion {
     wakers: Mutex<Vec<Waker>>,
 }
 
+/// The outcome of one message of a batch.
+pub(super) fn of_message(
+    outcome: Result<&BatchReceipt, &SendError>,
+    index: u32,
+) -> Result<Receipt, SendError> {
+    outcome.map(|receipt| receipt.message(index)).map_err(Clone::clone)
+}
+
 impl Completion {
     /// Sets the outcome and wakes all deliveries. The first outcome stays.
     pub(crate) fn complete(&self, outcome: Result<BatchReceipt, SendError>) {
@@ -65,8 +73,7 @@ impl Completion {
 
     /// The outcome of the message at `index`, if it is there.
     pub(crate) fn outcome(&self, index: u32) -> Option<Result<Receipt, SendError>> {
-        let outcome = self.outcome.get()?;
-        Some(outcome.as_ref().map(|receipt| receipt.message(index)).map_err(Clone::clone))
+        Some(of_message(self.outcome.get()?.as_ref(), index))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the callback of a producer is told: once per batch, since the messages of a batch share their fate.
 
-use super::completion::BatchReceipt;
+use super::completion::{BatchReceipt, of_message};
 use crate::{Receipt, SendError};
 
 /// What became of messages that were sent with tokens: those of one batch, in the order in which they were taken.
@@ -32,8 +32,6 @@ impl<'a> Outcomes<'a> {
     /// Each token with its message's outcome.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (u64, Result<Receipt, SendError>)> + use<'a> {
         let outcome = self.outcome;
-        self.tokens.iter().map(move |(index, token)| {
-            (*token, outcome.map(|receipt| receipt.message(*index)).map_err(Clone::clone))
-        })
+        self.tokens.iter().map(move |(index, token)| (*token, of_message(outcome, *index)))
     }
 }

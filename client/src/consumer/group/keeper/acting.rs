@@ -43,12 +43,10 @@ impl Keeper {
                 Act::Cancel(_) => {
                     warn!(%topic, queue, after = ?self.shared.options.drain_max, "handlers are cancelled: the queue falls to another member");
                     track.cancel();
-                    if self.shared.handled_by != HandledBy::Handlers {
-                        // Messages in the hands of the application cannot be taken back; unless they are to be
-                        // committed by it, their fate is awaited.
-                        if self.shared.handled_by == HandledBy::Commits {
-                            acts.extend(self.ownership.drained(&id));
-                        }
+                    // Messages in the hands of the application cannot be taken back; unless they are to be committed by
+                    // it, their fate is awaited.
+                    if self.shared.handled_by == HandledBy::Commits {
+                        acts.extend(self.ownership.drained(&id));
                     }
                 }
                 Act::Release(_) => {

@@ -131,9 +131,9 @@ impl Keeper {
                 }
             }
         }
-        for item in unwanted {
+        if !unwanted.is_empty() {
             let (shared, place) = (Arc::clone(&self.shared), place.clone());
-            let request = equeue_net::api::ReleaseQueues { group: shared.group.clone(), items: vec![item] };
+            let request = equeue_net::api::ReleaseQueues { group: shared.group.clone(), items: unwanted };
             tokio::spawn(async move {
                 // If it is not heard, the lease ends by itself.
                 if let Ok(connection) = shared.connect(&place.0, place.1).await {
