@@ -129,6 +129,9 @@ fn hello_comes_first_and_its_version_is_checked() {
     let hello =
         |low, high| Hello { version_min: low, version_max: high, client_id: "t".into(), incarnation: 1 };
     assert_eq!(client.request(&hello(7, 9)).status.code, Code::Unsupported);
+    // It is how nobody is written where grants are stored.
+    assert_eq!(client.request(&Hello { incarnation: 0, ..hello(1, 9) }).status.code, Code::Invalid);
+    assert_eq!(client.request(&ListTopics {}).status.code, Code::Unauthenticated);
     assert_eq!(client.request(&hello(1, 9)).status.code, Code::Ok);
     assert_eq!(client.request(&ListTopics {}).status.code, Code::Ok);
     let mut silent = Client::dial(broker.address(), None);
