@@ -28,6 +28,8 @@ pub(crate) struct Batch {
     pub permits: usize,
     /// When its first message came.
     pub opened: Instant,
+    /// From then on it takes no more messages.
+    open_until: Instant,
     /// The same moment, ms UTC.
     opened_ms: i64,
     /// It holds a message that may go to no other queue.
@@ -101,7 +103,7 @@ impl Intake {
         buffer: impl FnOnce() -> BytesMut,
     ) -> Result<Place, PushError> {
         if let Some(open) = self.batches.back_mut().filter(|batch| !batch.closed) {
-            match open.push(&mut incoming, plan, now) {
+            match open.push(&mut incoming, now) {
                 Ok(index) => {
                     return Ok(Place { completion: open.share(&incoming), index, wake: false });
                 }
@@ -110,7 +112,7 @@ impl Intake {
             }
         }
         let mut batch = Batch::open(&incoming, plan, now, wall_ms(), buffer());
-        let index = batch.push(&mut incoming, plan, now)?;
+        let index = batch.push(&mut incoming, now)?;
         let completion = batch.share(&incoming);
         // One that is whole now may be sent even where an unfinished one would have to wait.
         let wake = self.batches.back_mut().is_none_or(|last| !std::mem::replace(&mut last.closed, true));
@@ -127,18 +129,19 @@ impl Intake {
         wall_ms: impl FnOnce() -> i64,
     ) -> Result<bool, PushError> {
         if let Some(batch) = &mut self.one_way {
-            return batch.push(&mut incoming, plan, now).map(|_| false);
+            return batch.push(&mut incoming, now).map(|_| false);
         }
         let mut batch = Batch::open(&incoming, plan, now, wall_ms(), BytesMut::new());
-        batch.push(&mut incoming, plan, now)?;
+        batch.push(&mut incoming, now)?;
         self.one_way = Some(batch);
         Ok(true)
     }
 
-    /// Takes the first batch for sending: a closed one, or with `partial` also an unfinished one whose linger is over.
+    /// Takes the first batch for sending: one that takes no more messages, or with `partial` also an unfinished one whose
+    /// linger is over.
     pub(crate) fn take(&mut self, partial: bool, linger: Duration, now: Instant) -> Option<Batch> {
         let first = self.batches.front()?;
-        let whole = first.closed || self.batches.len() > 1;
+        let whole = first.closed || self.batches.len() > 1 || now > first.open_until;
         let due = partial && (first.urgent || now.saturating_duration_since(first.opened) >= linger);
         if whole || due { self.batches.pop_front() } else { None }
     }
@@ -213,6 +216,7 @@ impl Batch {
             tokens: Vec::new(),
             permits: 0,
             opened: now,
+            open_until: now + plan.open_max,
             opened_ms: now_ms,
             bound: false,
             closed: alone,
@@ -224,17 +228,12 @@ impl Batch {
         incoming.token.is_none().then(|| Arc::clone(&self.completion))
     }
 
-    fn push(
-        &mut self,
-        incoming: &mut Incoming<'_>,
-        plan: &BatchPlan,
-        now: Instant,
-    ) -> Result<u32, PushError> {
-        let age = now.saturating_duration_since(self.opened);
-        if age > plan.open_max && !self.builder.is_empty() {
+    fn push(&mut self, incoming: &mut Incoming<'_>, now: Instant) -> Result<u32, PushError> {
+        if now > self.open_until && !self.builder.is_empty() {
             return Err(PushError::Full { record_bytes: incoming.content_bytes });
         }
         if incoming.create_now {
+            let age = now.saturating_duration_since(self.opened);
             incoming.fields.create_time_ms =
                 self.opened_ms.saturating_add(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         }
@@ -321,6 +320,15 @@ mod tests {
         assert!(intake.take(true, linger, now).is_some());
         push(&mut intake, 10, true, now).unwrap();
         assert!(intake.take(true, linger, now + linger).is_some());
+    }
+
+    #[test]
+    fn a_batch_that_takes_no_more_messages_is_not_held_for_others() {
+        let mut intake = Intake::default();
+        let now = Instant::now();
+        push(&mut intake, 10, true, now).unwrap();
+        assert!(intake.take(false, Duration::ZERO, now + Duration::from_secs(1)).is_none());
+        assert!(intake.take(false, Duration::ZERO, now + Duration::from_millis(1001)).is_some());
     }
 
     #[test]

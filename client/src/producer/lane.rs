@@ -56,10 +56,16 @@ impl Lane {
         }
     }
 
-    /// Gives the sender another queue.
-    pub(crate) fn list(&self, queue: Arc<Queue>) {
-        self.listed().queues.push(queue);
+    /// Gives the sender another queue; `false`: it has ended.
+    pub(crate) fn list(&self, queue: Arc<Queue>) -> bool {
+        let mut listed = self.listed();
+        if listed.gone {
+            return false;
+        }
+        listed.queues.push(queue);
+        drop(listed);
         self.wake();
+        true
     }
 
     /// Takes what was listed since the last call.

@@ -67,10 +67,12 @@ impl Queue {
         self.route.load_full()
     }
 
-    /// Whether it lives on this lane, as far as is known.
-    pub(crate) fn is_on(&self, lane: &Lane) -> bool {
+    /// Whether it lives on this lane, as far as is known, and its key there, as long as sending to it is allowed.
+    pub(crate) fn place_on(&self, lane: &Lane) -> (bool, Option<QueueKey>) {
         let route = self.route.load();
-        *route.broker == *lane.broker && route.entry.is_none_or(|entry| entry.shard == lane.shard)
+        let is_here =
+            *route.broker == *lane.broker && route.entry.is_none_or(|entry| entry.shard == lane.shard);
+        (is_here, route.entry.filter(|entry| entry.writable).map(|entry| entry.key))
     }
 
     /// Its key, as long as sending to it is allowed.
@@ -83,17 +85,19 @@ impl Queue {
         self.lane.load_full()
     }
 
-    /// Puts the queue on its lane's list, unless it is on it, and wakes the sender. The intake's lock is held.
-    pub(crate) fn list(self: &Arc<Self>, intake: &mut Intake) {
+    /// Puts the queue on its lane's list, unless it is on it, and wakes the sender. The intake's lock is held. `false`: the
+    /// sender has ended, and nobody will send what is there.
+    pub(crate) fn list(self: &Arc<Self>, intake: &mut Intake) -> bool {
         let lane = self.lane.load();
-        if std::mem::replace(&mut intake.listed, true) {
+        if intake.listed {
             if intake.has_whole() {
                 lane.note_whole();
             }
             lane.wake();
         } else {
-            lane.list(Arc::clone(self));
+            intake.listed = lane.list(Arc::clone(self));
         }
+        intake.listed
     }
 
     /// Takes a new route. The lane changes at once when nothing is unsettled; otherwise its sender hands the queue
@@ -111,13 +115,21 @@ impl Queue {
     /// Gives the queue to another lane, when nothing is on its way. To be called by the sender of the present lane,
     /// which forgets the queue afterwards.
     pub(crate) fn hand_over(self: &Arc<Self>, to: &Arc<Lane>) -> bool {
-        let _intake = self.intake();
+        let mut intake = self.intake();
+        let is_idle = {
+            let mut outbox = self.outbox();
+            if outbox.on_wire() {
+                return false;
+            }
+            outbox.end_pause(); // it was for the other place
+            intake.is_empty() && outbox.is_empty()
+        };
         // A sender that has ended (the producer is being closed) would never send it.
-        if to.is_gone() || self.outbox().on_wire() {
+        if !is_idle && !to.list(Arc::clone(self)) {
             return false;
         }
+        intake.listed = !is_idle;
         self.lane.store(Arc::clone(to));
-        to.list(Arc::clone(self));
         true
     }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::buffers::Buffers;
 use super::completion::{BatchReceipt, Completion};
-use super::intake::{Batch, BatchPlan, Incoming};
+use super::intake::{Batch, BatchPlan, Incoming, Intake};
 use super::lane::{Lane, Reach};
 use super::outbox::Audience;
 use super::outcomes::Outcomes;
@@ -218,14 +218,19 @@ impl Shared {
         let place = pushed.map_err(|error| self.too_large(message, content_bytes, error))?;
         Counters::add(&self.counters.sent, 1);
         if place.wake {
-            queue.list(&mut intake);
-            if queue.lane().is_gone() {
-                let late = intake.take_all();
-                drop(intake);
-                self.fail_unsent(late, &SendError::Closed);
-            }
+            self.list_or_fail(queue, intake);
         }
         Ok((place.completion, place.index))
+    }
+
+    /// Gives a queue with new batches to its sender. If that ended a moment ago they are failed: nobody else would tell of
+    /// them.
+    pub(crate) fn list_or_fail(&self, queue: &Arc<Queue>, mut intake: MutexGuard<'_, Intake>) {
+        if !queue.list(&mut intake) {
+            let late = intake.take_all();
+            drop(intake);
+            self.fail_unsent(late, &SendError::Closed);
+        }
     }
 
     fn no_route(&self, message: &Message<'_>) -> EnqueueError {
@@ -254,8 +259,9 @@ impl Shared {
             wall_ms,
         ) {
             Ok(is_new) => {
-                if is_new {
-                    queue.list(&mut intake);
+                if is_new && !queue.list(&mut intake) {
+                    intake.one_way = None;
+                    return Err(SendError::Closed.into());
                 }
                 Counters::add(&self.counters.sent, 1);
                 Ok(())

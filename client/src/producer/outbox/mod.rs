@@ -135,6 +135,11 @@ impl Outbox {
         self.has_again().then(|| self.not_before.unwrap_or(now))
     }
 
+    /// What must be sent again may go at once.
+    pub(crate) fn end_pause(&mut self) {
+        self.not_before = None;
+    }
+
     /// The outcomes to wait for.
     pub(crate) fn completions(&self) -> impl Iterator<Item = Arc<Completion>> {
         self.sent

@@ -128,6 +128,7 @@ impl Sender {
             let again_at = queue.outbox().again_at(now);
             self.again_at = earliest(self.again_at, again_at);
             self.look = self.look || queue.intake().has_whole();
+            self.tidy |= !queue.place_on(&self.lane).0;
         }
         self.look |= self.lane.take_whole() || self.again_at.is_some_and(|at| at <= now);
         if self.lane.take_moved() {
@@ -227,14 +228,9 @@ impl Sender {
     fn drop_idle_queues(&mut self) {
         (self.settled, self.tidy) = (0, false);
         let (shared, lane) = (&self.shared, &self.lane);
-        self.active.retain(|queue| {
-            if queue.unlist_if_idle() {
-                return false;
-            }
-            if queue.is_on(lane) {
-                return true;
-            }
-            !queue.hand_over(&shared.lane_of(queue))
+        self.active.retain(|queue| match queue.place_on(lane) {
+            (true, _) => !queue.unlist_if_idle(),
+            (false, _) => !queue.hand_over(&shared.lane_of(queue)),
         });
     }
 }

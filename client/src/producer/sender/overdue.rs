@@ -65,13 +65,7 @@ impl Sender {
                 Counters::add(&self.shared.counters.moved, u64::from(batch.builder.record_count()));
                 intake.adopt(batch);
             }
-            refuge.list(&mut intake);
-            if refuge.lane().is_gone() {
-                // Its sender ended a moment ago: nobody else will tell of these.
-                let late = intake.take_all();
-                drop(intake);
-                self.shared.fail_unsent(late, &SendError::Closed);
-            }
+            self.shared.list_or_fail(&refuge, intake);
         }
     }
 }

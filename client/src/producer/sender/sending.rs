@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use equeue_net::api::{Produce, ProduceAnswer, ProduceItem};
 use equeue_net::limits::PRODUCE_ITEMS_MAX;
-use equeue_record::{ProducerStamp, RecordError};
+use equeue_record::{ProducerStamp, QueueKey, RecordError};
 use tracing::warn;
 
 use super::super::outbox::Audience;
@@ -30,7 +30,8 @@ impl Sender {
         let linger = self.shared.options.linger;
         let in_flight_max = self.shared.options.max_in_flight_per_queue.clamp(1, 5);
         while self.in_flight.len() < REQUESTS_MAX {
-            let plan = TakePlan { partial: self.in_flight.len() < REQUESTS_EAGER, linger, in_flight_max };
+            let partial = self.in_flight.len() < REQUESTS_EAGER;
+            let plan = TakePlan { partial, linger, in_flight_max };
             if !plan.partial && !self.look {
                 break;
             }
@@ -42,12 +43,14 @@ impl Sender {
                 self.turn = (self.turn + 1) % self.active.len();
                 visited += 1;
                 let Some(queue) = self.active.get(self.turn) else { break };
-                // Where it has moved to, another lane sends for it as soon as nothing is on the way here.
-                if !queue.is_on(&self.lane) {
+                let (is_here, key) = queue.place_on(&self.lane);
+                // Where it has moved to, another lane sends for it as soon as nothing is on the way here. While the
+                // producer is closed that lane may have ended: then the broker passes it on.
+                if !is_here && !self.shared.is_closing() {
                     continue;
                 }
-                self.send_one_way(queue, &connection);
-                request.gather(&self.shared, queue, plan, now);
+                self.send_one_way(queue, key, &connection);
+                request.gather(&self.shared, queue, key, plan, now);
             }
             let all_taken = request.has_room();
             if !request.items.is_empty() && !self.send(&connection, request) {
@@ -96,10 +99,10 @@ impl Sender {
     }
 
     /// Sends what nobody acknowledges.
-    fn send_one_way(&self, queue: &Queue, connection: &Connection) {
+    fn send_one_way(&self, queue: &Queue, key: Option<QueueKey>, connection: &Connection) {
         let Some(batch) = queue.intake().one_way.take() else { return };
         let count = u64::from(batch.builder.record_count());
-        let sent = match (queue.key(), batch.builder.finish(ProducerStamp::NONE)) {
+        let sent = match (key, batch.builder.finish(ProducerStamp::NONE)) {
             (Some(key), Ok(bytes)) => {
                 let items = vec![ProduceItem { queue: key, bytes: wire_len(bytes.len()) }];
                 connection.one_way(&Produce { level: self.shared.options.level, items }, bytes).is_ok()
@@ -127,8 +130,15 @@ impl Gathering {
     }
 
     /// Takes what the queue has to send, as long as there is room.
-    fn gather(&mut self, shared: &Shared, queue: &Arc<Queue>, plan: TakePlan, now: Instant) {
-        let Some(key) = queue.key() else { return };
+    fn gather(
+        &mut self,
+        shared: &Shared,
+        queue: &Arc<Queue>,
+        key: Option<QueueKey>,
+        plan: TakePlan,
+        now: Instant,
+    ) {
+        let Some(key) = key else { return };
         while self.has_room() {
             match queue.next(plan, now) {
                 Ok(Some(batch)) => {

@@ -47,10 +47,11 @@ impl Sender {
                 .end("a Produce answer has another number of outcomes than its request has batches");
         }
         let mut outcomes = answer.outcomes.into_iter();
+        let mut pause = None;
         for sent in &request.items {
             let outcome = if status.code == Code::Ok { outcomes.next() } else { Some(whole) };
             match outcome {
-                Some(outcome) => self.settle_batch(sent, outcome),
+                Some(outcome) => self.settle_batch(sent, outcome, &mut pause),
                 None => sent.queue.outbox().lost(sent.number),
             }
             self.after(&sent.queue);
@@ -63,11 +64,12 @@ impl Sender {
         self.settled += 1;
         let again_at = queue.outbox().again_at(now);
         self.again_at = earliest(self.again_at, again_at);
-        self.tidy |= !queue.is_on(&self.lane);
+        self.tidy |= !queue.place_on(&self.lane).0;
         self.look = self.look || queue.intake().has_whole();
     }
 
-    fn settle_batch(&mut self, sent: &Sent, outcome: ProduceOutcome) {
+    /// `pause`: of the whole answer, once a batch of it asked for one.
+    fn settle_batch(&mut self, sent: &Sent, outcome: ProduceOutcome, pause: &mut Option<Duration>) {
         let (queue, number) = (&sent.queue, sent.number);
         let step = BatchStep::of(outcome.code);
         if !matches!(step, BatchStep::Stored { .. }) {
@@ -83,7 +85,7 @@ impl Sender {
             }
             BatchStep::Again | BatchStep::Unclear | BatchStep::Reroute => {
                 let pause = match outcome.retry_after_ms {
-                    0 => self.backoff.pause(),
+                    0 => *pause.get_or_insert_with(|| self.backoff.pause()),
                     told => Duration::from_millis(told.into()).min(self.shared.options.send_timeout),
                 };
                 let not_before = Instant::now() + pause;
