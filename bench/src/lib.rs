@@ -20,6 +20,7 @@ mod log_alone;
 pub mod machine;
 mod meter;
 mod network;
+mod outcome;
 mod own_broker;
 pub mod placement;
 mod progress;
@@ -34,4 +35,5 @@ mod times;
 pub mod verify;
 pub mod workload;
 
-pub use run::{Outcome, run};
+pub use outcome::Outcome;
+pub use run::run;

@@ -1,37 +1,16 @@
 //! Runs one command from its options to its exit code.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 
 use crate::cli::{BenchArgs, BenchCommand, LoadArgs, OutputArgs};
 use crate::html;
 use crate::network::{self, Kind};
+use crate::outcome::{Outcome, print};
 use crate::report::Report;
 use crate::stop::StopRequest;
-
-/// How a run ended that came to an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Measured, and every demand (`--assert`, `--verify`) was met.
-    Passed,
-    /// Measured, but a demand was not met. Exit code 1.
-    Failed,
-}
-
-impl Outcome {
-    /// Exit code of the process.
-    #[must_use]
-    pub const fn exit_code(self) -> u8 {
-        match self {
-            Self::Passed => 0,
-            Self::Failed => 1,
-        }
-    }
-}
 
 /// Runs a benchmark to its end and prints the result (`json`: as `--json -` does). Blocks; starts its own threads and runtimes, so it is called
 /// from a thread that runs none (the main thread: a broker of the run's own ends with the thread that started it).
@@ -84,22 +63,6 @@ fn check_folder(option: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints a result as a table, or as JSON with `json` or where `path` is `-`; writes it as JSON to another `path`.
-pub(crate) fn print(
-    value: &Value,
-    table: impl FnOnce() -> String,
-    path: Option<&Path>,
-    json: bool,
-) -> Result<()> {
-    let to_stdout = path.is_some_and(|path| path.as_os_str() == "-");
-    let text = if json || to_stdout { pretty(value)? } else { table() };
-    io::stdout().lock().write_all(text.as_bytes()).context("printing the result")?;
-    match path.filter(|_| !to_stdout) {
-        Some(path) => fs::write(path, pretty(value)?).with_context(|| format!("writing {}", path.display())),
-        None => Ok(()),
-    }
-}
-
 /// Prints the result and checks what was demanded of it.
 fn conclude(report: &Report, output: &OutputArgs, json: bool) -> Result<Outcome> {
     let value = serde_json::to_value(report).context("writing the result as JSON")?;
@@ -121,8 +84,4 @@ fn conclude(report: &Report, output: &OutputArgs, json: bool) -> Result<Outcome>
         outcome = Outcome::Failed;
     }
     Ok(outcome)
-}
-
-fn pretty(value: &Value) -> Result<String> {
-    Ok(serde_json::to_string_pretty(value).context("writing the result as JSON")? + "\n")
 }

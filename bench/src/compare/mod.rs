@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cli::CompareArgs;
+use crate::outcome::{Outcome, print};
 use crate::report::whole;
-use crate::run::{Outcome, print};
 use judge::{Change, Comparison, compare};
 
 /// Reads both results, compares them, prints what it found.
