@@ -86,7 +86,8 @@ impl Member {
 
     fn beat(&mut self, generation: u64, held: &[(QueueKey, u32)]) -> LeaseHeartbeatAnswer {
         let held = held.iter().map(|&(queue, grant_epoch)| HeldQueue { queue, grant_epoch }).collect();
-        let beat = LeaseHeartbeat { group: GROUP.into(), generation, hash: 1, held: Some(held) };
+        let (held, cached) = (Some(held), Vec::new());
+        let beat = LeaseHeartbeat { group: GROUP.into(), generation, hash: 1, held, cached };
         self.client.request(&beat)
     }
 

@@ -94,7 +94,8 @@ fn a_broker_that_was_stopped_for_15_seconds_changes_no_grant() {
     let refused = other.answer::<GrantQueues>(asked).outcomes[0];
     assert_eq!(refused.code, Code::QueueHeld, "the lease had not ended when the broker was stopped");
     let held = Some(vec![HeldQueue { queue, grant_epoch: granted.grant_epoch }]);
-    let beat = owner.request(&LeaseHeartbeat { group: "g".into(), generation, hash: 1, held });
+    let beat =
+        owner.request(&LeaseHeartbeat { group: "g".into(), generation, hash: 1, held, cached: Vec::new() });
     assert!(beat.lost.is_empty() && beat.reset.is_empty());
     let stayed = other.request(&GroupHeartbeat { group: "g".into(), generation, hash: 1, full: None });
     assert_eq!((stayed.generation, stayed.changed), (generation, false), "nobody left either");

@@ -205,6 +205,28 @@ async fn a_reset_takes_effect_on_a_running_consumer() {
 }
 
 #[tokio::test]
+async fn a_description_tells_what_waits_in_the_consumer() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "waits", 2).await;
+    send(&client, "waits", 0..20).await;
+    let mut consumer = member(&client, options("waits", "g")).await;
+    let cached = async || -> u32 {
+        let told = client.admin().describe_group("g").await.unwrap();
+        told.into_iter().flat_map(|told| told.result.unwrap().queues).map(|queue| queue.cached).sum()
+    };
+    let until = async |wanted: u32| {
+        while cached().await != wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, until(20)).await.expect("what was fetched ahead is told with a heartbeat");
+    assert_eq!(pull(&mut consumer, 20).await.len(), 20);
+    timeout(PATIENCE, until(0)).await.expect("the application has it all");
+    consumer.close().await.expect("the last commit is made");
+}
+
+#[tokio::test]
 async fn queues_are_paused_resumed_and_sought() {
     let cluster = Cluster::start();
     let client = ready(&cluster).await;

@@ -344,7 +344,8 @@ fn grants() {
         HeldQueue { queue: QueueKey(1), grant_epoch: 2 },
         HeldQueue { queue: QueueKey(9), grant_epoch: u32::MAX },
     ];
-    let beat = LeaseHeartbeat { group: "billing".into(), generation: 4, hash: 5, held: Some(held) };
+    let cached = vec![CachedQueue { queue: QueueKey(9), messages: u32::MAX }];
+    let beat = LeaseHeartbeat { group: "billing".into(), generation: 4, hash: 5, held: Some(held), cached };
     check_both(
         &beat,
         &LeaseHeartbeatAnswer {
@@ -357,7 +358,7 @@ fn grants() {
         },
     );
     check(&LeaseHeartbeat { held: None, ..beat.clone() });
-    check(&LeaseHeartbeat { held: Some(vec![]), ..beat });
+    check(&LeaseHeartbeat { held: Some(vec![]), cached: vec![], ..beat });
     let granted = |queue, committed| GrantOutcome {
         queue: QueueKey(queue),
         code: Code::QueueHeld,
@@ -445,6 +446,7 @@ fn group_admin() {
         lease_left_ms: 4,
         committed,
         committed_ms: 5,
+        cached: 3,
         rate_milli: 6,
         start_offset: Offset(7),
         high_watermark: Offset(8),
@@ -540,7 +542,8 @@ fn what_is_named_twice_is_refused() {
     }
     let group = || "g".to_owned();
     let (queue, held) = (QueueKey(7), HeldQueue { queue: QueueKey(7), grant_epoch: 1 });
-    refused(&LeaseHeartbeat { group: group(), generation: 1, hash: 1, held: Some(vec![held; 2]) });
+    let held = Some(vec![held; 2]);
+    refused(&LeaseHeartbeat { group: group(), generation: 1, hash: 1, held, cached: vec![] });
     refused(&GrantQueues { group: group(), generation: 1, wait_ms_max: 0, queues: vec![queue; 2] });
     let item = ReleaseItem { queue, grant_epoch: 1, commit: None };
     refused(&ReleaseQueues { group: group(), items: vec![item; 2] });

@@ -27,6 +27,8 @@ pub struct Hold {
     pub ticket: Ticket,
     /// When the offset moved last, ms UTC; 0: not since the start.
     pub committed_ms: i64,
+    /// Messages that its owner has fetched and not handled, as it told last.
+    pub cached: u32,
     /// Since when nobody owns it although the group is here, ms of the lease clock.
     pub unowned_since_ms: Option<u64>,
     rate: Rate,
@@ -124,6 +126,15 @@ impl HoldTable {
         }
     }
 
+    /// The same for a heartbeat of its owner, who has so many messages of it.
+    pub fn beaten(&mut self, queue: QueueKey, group: &str, grant: Grant, cached: u32) {
+        if let Some(group) = self.group(group)
+            && let Some(hold) = self.holds.get_mut(&(queue, group))
+        {
+            (hold.grant, hold.cached) = (grant, cached);
+        }
+    }
+
     /// Keeps what was decided, and appended with `ticket`.
     pub fn put(
         &mut self,
@@ -143,11 +154,14 @@ impl HoldTable {
                 hold.rate.add(moved, now_ms);
                 hold.committed_ms = utc_ms;
             }
+            if hold.grant.record().member != grant.record().member {
+                hold.cached = 0;
+            }
             (hold.grant, hold.ticket) = (grant, ticket);
             return;
         }
         let rate = Rate { since_ms: now_ms, ..Rate::default() };
-        let hold = Hold { grant, ticket, committed_ms: utc_ms, unowned_since_ms: None, rate };
+        let hold = Hold { grant, ticket, committed_ms: utc_ms, cached: 0, unowned_since_ms: None, rate };
         self.holds.insert((queue, group), hold);
         self.by_queue.entry(queue).or_default().push(group);
         if let Some(here) = self.groups.get_mut(group) {

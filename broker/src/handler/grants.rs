@@ -3,6 +3,7 @@
 //! **Invariants**: a grant is told once it is durable; a wish for a queue that is held waits on the shard of the queue and
 //! nowhere else (for queues of other shards it asks now and then); what a closed connection had asked for is not waited for.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,14 @@ pub(crate) fn told_ms(ms: u64) -> u32 {
     u32::try_from(ms).unwrap_or(u32::MAX)
 }
 
+/// A queue to keep, and what its owner has of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    held: HeldQueue,
+    /// Messages fetched and not handled.
+    cached: u32,
+}
+
 /// Serves a heartbeat for queues, wherever they are.
 pub(crate) fn lease(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, request: LeaseHeartbeat) {
     let fail = |status| session.fail::<LeaseHeartbeatAnswer>(correlation, status);
@@ -59,15 +68,19 @@ pub(crate) fn lease(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         Err(status) => return fail(status),
     };
     let (member, generation) = (session.member().incarnation, request.generation);
+    let cached: HashMap<QueueKey, u32> =
+        request.cached.iter().map(|cached| (cached.queue, cached.messages)).collect();
+    let kept = |held: &HeldQueue| Kept { held: *held, cached: cached.get(&held.queue).copied().unwrap_or(0) };
+    let kept: Vec<Kept> = held.iter().map(kept).collect();
     let scatter = Scatter {
-        queue: |held: &HeldQueue| held.queue,
+        queue: |kept: &Kept| kept.held.queue,
         call: Box::new(move |held| Call::Beat { group: Arc::clone(&group), member, generation, held }),
         read: |reply| if let Reply::Beaten(told) = reply { Some(told) } else { None },
         missing: |_, code| Err(code),
     };
     let shard_of_task = Rc::clone(shard);
     spawn_answer(shard, session, correlation, async move {
-        let told = scatter.run(&shard_of_task, held.to_vec()).await;
+        let told = scatter.run(&shard_of_task, kept).await;
         let mut answer = LeaseHeartbeatAnswer { lease_ms, ..LeaseHeartbeatAnswer::default() };
         for (held, told) in held.iter().zip(told) {
             match told {
@@ -115,17 +128,17 @@ pub(crate) async fn beat_here(
     group: &Arc<str>,
     member: u128,
     generation: u64,
-    held: &[HeldQueue],
+    kept: &[Kept],
 ) -> Vec<Result<Beat, Code>> {
     let (now_ms, rules) = (shard.lease_ms(), shard.group_rules());
     let mut writes = Writes::new(shard, group);
-    let mut told = Vec::with_capacity(held.len());
-    for (item, held) in held.iter().enumerate() {
+    let mut told = Vec::with_capacity(kept.len());
+    for (item, Kept { held, cached }) in kept.iter().enumerate() {
         let spot = holds::spot_to_read(shard, held.queue, group);
         told.push(spot.map(|mut spot| {
             let beat = spot.grant.beat(member, held.grant_epoch, generation, now_ms, rules);
             if beat != Beat::Lost {
-                shard.holds.borrow_mut().update(held.queue, group, spot.grant);
+                shard.holds.borrow_mut().beaten(held.queue, group, spot.grant, *cached);
             }
             if matches!(beat, Beat::Reset { .. }) {
                 writes.rest(item, spot.place, spot.ticket);

@@ -87,6 +87,7 @@ fn queue_state(
         committed: record.committed,
         committed_ms: hold.committed_ms,
         rate_milli: hold.rate_milli(now_ms),
+        cached: if hold.grant.is_live(now_ms) { hold.cached } else { 0 },
         start_offset: bounds.start,
         high_watermark: bounds.durable_end,
     };

@@ -7,7 +7,7 @@ use equeue_net::Code;
 use equeue_net::api::{
     AckLevel, CancelDelayed, CancelDelayedAnswer, ClientEntry, CommitItem, CommitOutcome, CreateTopic,
     CreateTopicAnswer, DeleteTopic, DeleteTopicAnswer, FetchOutcome, GrantOutcome, GroupHeartbeat,
-    GroupHeartbeatAnswer, HandBackItem, HandBackOutcome, HeldQueue, ListOffsetsOutcome, LogState, OffsetAt,
+    GroupHeartbeatAnswer, HandBackItem, HandBackOutcome, ListOffsetsOutcome, LogState, OffsetAt,
     ProduceOutcome, ReleaseItem, RemoveQueues, RemoveQueuesAnswer, ResetOutcome, SetQueueAccess,
     SetQueueAccessAnswer, SetTopic, SetTopicAnswer, Status,
 };
@@ -19,7 +19,7 @@ use super::mesh;
 use crate::catalog::Catalog;
 use crate::fetch::FetchJob;
 use crate::group::{Beat, Link, Member};
-use crate::handler::grants::Wish;
+use crate::handler::grants::{Kept, Wish};
 use crate::handler::group_admin::GroupHere;
 
 /// A request of one shard to another.
@@ -56,7 +56,7 @@ pub(crate) enum Call {
         items: Vec<CommitItem>,
     },
     /// Extend leases.
-    Beat { group: Arc<str>, member: u128, generation: u64, held: Vec<HeldQueue> },
+    Beat { group: Arc<str>, member: u128, generation: u64, held: Vec<Kept> },
     /// Grant what is free.
     Grant { wish: Wish, queues: Vec<QueueKey> },
     /// End grants.

@@ -14,6 +14,15 @@ pub struct HeldQueue {
     pub grant_epoch: u32,
 }
 
+/// Messages of a queue that a member has fetched and not handled yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedQueue {
+    /// Which queue.
+    pub queue: QueueKey,
+    /// How many messages.
+    pub messages: u32,
+}
+
 /// Extends the leases of the grants that a member holds on one shard; every second, on the consume connection there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseHeartbeat {
@@ -25,6 +34,8 @@ pub struct LeaseHeartbeat {
     pub hash: u64,
     /// The queues to keep; `None`: as told before on this connection for this group, with the same hash.
     pub held: Option<Vec<HeldQueue>>,
+    /// What waits in the client now, for people; queues with nothing are left out.
+    pub cached: Vec<CachedQueue>,
 }
 
 /// An offset that was reset while a member owns the queue.

@@ -85,6 +85,8 @@ pub struct GroupQueueState {
     pub committed_ms: i64,
     /// Messages committed per 1000 s, over the last seconds.
     pub rate_milli: u64,
+    /// Messages that its owner has fetched and not handled, as it told last.
+    pub cached: u32,
     /// First offset that is still there.
     pub start_offset: Offset,
     /// The offset that the next readable record will get.

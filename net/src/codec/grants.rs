@@ -7,9 +7,9 @@ use super::read::{Check, root};
 use super::write;
 use crate::Code;
 use crate::api::{
-    DecodeError, GrantOutcome, GrantQueues, GrantQueuesAnswer, HandBack, HandBackAnswer, HandBackItem,
-    HandBackOutcome, HeldQueue, Kind, LeaseHeartbeat, LeaseHeartbeatAnswer, Message, OffsetReset,
-    ReleaseItem, ReleaseQueues, ReleaseQueuesAnswer,
+    CachedQueue, DecodeError, GrantOutcome, GrantQueues, GrantQueuesAnswer, HandBack, HandBackAnswer,
+    HandBackItem, HandBackOutcome, HeldQueue, Kind, LeaseHeartbeat, LeaseHeartbeatAnswer, Message,
+    OffsetReset, ReleaseItem, ReleaseQueues, ReleaseQueuesAnswer,
 };
 use crate::limits::{HAND_BACK_ITEMS_MAX, OFFSET_ITEMS_MAX, REASON_BYTES_MAX};
 use crate::schema::wire;
@@ -28,6 +28,9 @@ impl Message for LeaseHeartbeat {
             let held = self.held.as_deref().unwrap_or_default();
             let held = held.iter().map(|entry| wire::HeldQueue::new(entry.queue.0, entry.grant_epoch));
             let held = write::structs(b, held);
+            let cached =
+                self.cached.iter().map(|entry| wire::CachedQueue::new(entry.queue.0, entry.messages));
+            let cached = write::structs(b, cached);
             wire::LeaseHeartbeat::create(
                 b,
                 &wire::LeaseHeartbeatArgs {
@@ -36,6 +39,7 @@ impl Message for LeaseHeartbeat {
                     held_hash: self.hash,
                     full: self.held.is_some(),
                     held,
+                    cached,
                 },
             )
         });
@@ -56,6 +60,9 @@ impl Message for LeaseHeartbeat {
             generation: table.generation(),
             hash: table.held_hash(),
             held: table.full().then_some(held),
+            cached: check.list("cached", table.cached(), OFFSET_ITEMS_MAX, |entry| {
+                Ok(CachedQueue { queue: QueueKey(entry.queue()), messages: entry.messages() })
+            })?,
         })
     }
 }

@@ -36,6 +36,8 @@ struct QueueRow {
     lag: u64,
     /// Messages per second.
     rate: f64,
+    /// Messages that the member has fetched and not handled.
+    cached: u32,
     lease_left_ms: u32,
 }
 
@@ -95,6 +97,7 @@ fn merge_descriptions(group: &str, answers: Vec<BrokerResult<DescribeGroupAnswer
                 lag: state.high_watermark.0.saturating_sub(begin.0),
                 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
                 rate: state.rate_milli as f64 / 1000.0,
+                cached: state.cached,
                 lease_left_ms: state.lease_left_ms,
             });
         }
@@ -125,8 +128,17 @@ fn print_description(described: &Described<'_>, format: Format) -> anyhow::Resul
             }
             table.print(&mut output, "no members")?;
             output.line("")?;
-            let mut table =
-                Table::new(&["TOPIC", "QUEUE", "BROKER", "MEMBER", "COMMITTED", "END", "LAG", "RATE"]);
+            let mut table = Table::new(&[
+                "TOPIC",
+                "QUEUE",
+                "BROKER",
+                "MEMBER",
+                "COMMITTED",
+                "END",
+                "LAG",
+                "RATE",
+                "CACHED",
+            ]);
             for row in &described.queues {
                 let committed =
                     row.committed.map_or_else(|| "-".to_owned(), |committed| committed.to_string());
@@ -139,6 +151,7 @@ fn print_description(described: &Described<'_>, format: Format) -> anyhow::Resul
                     row.end.to_string(),
                     row.lag.to_string(),
                     format!("{:.1}", row.rate),
+                    row.cached.to_string(),
                 ]);
             }
             table.print(&mut output, "no queues")?;

@@ -127,6 +127,7 @@ pub(super) async fn beat(
             generation: told.generation,
             hash,
             held: (!known).then(|| told.held.clone()),
+            cached: told.cached.clone(),
         };
         sent = Moment::now();
         let answer = connection.call_within(&request, BEAT_TIMEOUT).await?;

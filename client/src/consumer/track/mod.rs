@@ -199,6 +199,11 @@ impl Track {
         self.state().grant_epoch
     }
 
+    /// Messages that wait for the application, or are at work with handlers.
+    pub(crate) fn cached(&self) -> usize {
+        self.state().load().messages
+    }
+
     /// What the broker said last of its end.
     pub(crate) fn high_watermark(&self) -> Offset {
         Offset(self.high_watermark.load(Ordering::Acquire))

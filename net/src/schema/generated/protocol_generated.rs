@@ -2308,6 +2308,133 @@ impl<'a> HeldQueue {
 
 }
 
+// struct CachedQueue, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct CachedQueue(pub [u8; 16]);
+impl Default for CachedQueue { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for CachedQueue {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("CachedQueue")
+      .field("queue", &self.queue())
+      .field("messages", &self.messages())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for CachedQueue {}
+impl<'a> ::flatbuffers::Follow<'a> for CachedQueue {
+  type Inner = &'a CachedQueue;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a CachedQueue>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a CachedQueue {
+  type Inner = &'a CachedQueue;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<CachedQueue>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for CachedQueue {
+    type Output = CachedQueue;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const CachedQueue as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for CachedQueue {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> CachedQueue {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    queue: u64,
+    messages: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_queue(queue);
+    s.set_messages(messages);
+    s
+  }
+
+  pub fn queue(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_queue(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn messages(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_messages(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct OffsetReset, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -3193,6 +3320,7 @@ impl ::core::fmt::Debug for GroupQueueState {
       .field("ordinal", &self.ordinal())
       .field("grant_epoch", &self.grant_epoch())
       .field("lease_left_ms", &self.lease_left_ms())
+      .field("cached", &self.cached())
       .field("topic_index", &self.topic_index())
       .field("holder_index", &self.holder_index())
       .field("flags", &self.flags())
@@ -3249,6 +3377,7 @@ impl<'a> GroupQueueState {
     ordinal: u32,
     grant_epoch: u32,
     lease_left_ms: u32,
+    cached: u32,
     topic_index: u16,
     holder_index: u16,
     flags: u8,
@@ -3263,6 +3392,7 @@ impl<'a> GroupQueueState {
     s.set_ordinal(ordinal);
     s.set_grant_epoch(grant_epoch);
     s.set_lease_left_ms(lease_left_ms);
+    s.set_cached(cached);
     s.set_topic_index(topic_index);
     s.set_holder_index(holder_index);
     s.set_flags(flags);
@@ -3530,6 +3660,35 @@ impl<'a> GroupQueueState {
     }
   }
 
+  pub fn cached(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[60..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_cached(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[60..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
   pub fn topic_index(&self) -> u16 {
     let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
@@ -3537,7 +3696,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[60..].as_ptr(),
+        self.0[64..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3553,7 +3712,7 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[60..].as_mut_ptr(),
+        self.0[64..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -3566,7 +3725,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[62..].as_ptr(),
+        self.0[66..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3582,7 +3741,7 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[62..].as_mut_ptr(),
+        self.0[66..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -3595,7 +3754,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[64..].as_ptr(),
+        self.0[68..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3611,7 +3770,7 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[64..].as_mut_ptr(),
+        self.0[68..].as_mut_ptr(),
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -7868,7 +8027,7 @@ impl ::core::fmt::Debug for LeaveGroupAnswer<'_> {
 pub enum LeaseHeartbeatOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// `full` false: as told before on this connection, with the same hash.
+/// `full` false: as told before on this connection, with the same hash. `cached` is of now, and not in the hash.
 pub struct LeaseHeartbeat<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -7887,6 +8046,7 @@ impl<'a> LeaseHeartbeat<'a> {
   pub const VT_HELD_HASH: ::flatbuffers::VOffsetT = 8;
   pub const VT_FULL: ::flatbuffers::VOffsetT = 10;
   pub const VT_HELD: ::flatbuffers::VOffsetT = 12;
+  pub const VT_CACHED: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -7900,6 +8060,7 @@ impl<'a> LeaseHeartbeat<'a> {
     let mut builder = LeaseHeartbeatBuilder::new(_fbb);
     builder.add_held_hash(args.held_hash);
     builder.add_generation(args.generation);
+    if let Some(x) = args.cached { builder.add_cached(x); }
     if let Some(x) = args.held { builder.add_held(x); }
     if let Some(x) = args.group { builder.add_group(x); }
     builder.add_full(args.full);
@@ -7942,6 +8103,13 @@ impl<'a> LeaseHeartbeat<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, HeldQueue>>>(LeaseHeartbeat::VT_HELD, None)}
   }
+  #[inline]
+  pub fn cached(&self) -> Option<::flatbuffers::Vector<'a, CachedQueue>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, CachedQueue>>>(LeaseHeartbeat::VT_CACHED, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for LeaseHeartbeat<'_> {
@@ -7955,6 +8123,7 @@ impl ::flatbuffers::Verifiable for LeaseHeartbeat<'_> {
      .visit_field::<u64>("held_hash", Self::VT_HELD_HASH, false)?
      .visit_field::<bool>("full", Self::VT_FULL, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, HeldQueue>>>("held", Self::VT_HELD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, CachedQueue>>>("cached", Self::VT_CACHED, false)?
      .finish();
     Ok(())
   }
@@ -7965,6 +8134,7 @@ pub struct LeaseHeartbeatArgs<'a> {
     pub held_hash: u64,
     pub full: bool,
     pub held: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, HeldQueue>>>,
+    pub cached: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, CachedQueue>>>,
 }
 impl<'a> Default for LeaseHeartbeatArgs<'a> {
   #[inline]
@@ -7975,6 +8145,7 @@ impl<'a> Default for LeaseHeartbeatArgs<'a> {
       held_hash: 0,
       full: false,
       held: None,
+      cached: None,
     }
   }
 }
@@ -8005,6 +8176,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LeaseHeartbeatBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LeaseHeartbeat::VT_HELD, held);
   }
   #[inline]
+  pub fn add_cached(&mut self, cached: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , CachedQueue>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LeaseHeartbeat::VT_CACHED, cached);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LeaseHeartbeatBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     LeaseHeartbeatBuilder {
@@ -8028,6 +8203,7 @@ impl ::core::fmt::Debug for LeaseHeartbeat<'_> {
       ds.field("held_hash", &self.held_hash());
       ds.field("full", &self.full());
       ds.field("held", &self.held());
+      ds.field("cached", &self.cached());
       ds.finish()
   }
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use equeue_net::api::HeldQueue;
+use equeue_net::api::{CachedQueue, HeldQueue};
+use equeue_net::limits::OFFSET_ITEMS_MAX;
 use equeue_record::Offset;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
@@ -172,10 +173,21 @@ impl Keeper {
             return;
         }
         (beat.under_way, beat.last) = (true, Some(now));
-        let told = self.ownership.told(&place);
+        let mut told = self.ownership.told(&place);
         let hash = hash_of(&told.held);
         let told_on = beat.told.as_ref().filter(|(_, known)| *known == hash).map(|(on, _)| Weak::clone(on));
+        told.cached = self.cached(&place);
         self.call(calls::beat(Arc::clone(&self.shared), place, told, hash, told_on));
+    }
+
+    /// Messages that wait for the application, or are at work with handlers.
+    fn cached(&self, place: &Place) -> Vec<CachedQueue> {
+        let cached = |(id, _): (QueueId, u32)| {
+            let track = self.shared.track(&id)?;
+            let messages = u32::try_from(track.cached()).unwrap_or(u32::MAX);
+            (messages > 0).then(|| CachedQueue { queue: track.home().key, messages })
+        };
+        self.ownership.held_ids(place).into_iter().filter_map(cached).take(OFFSET_ITEMS_MAX).collect()
     }
 
     /// Tells the group which brokers cannot be reached, and tries those again.

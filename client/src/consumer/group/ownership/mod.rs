@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use equeue_net::api::{HeldQueue, LeaseHeartbeatAnswer};
+use equeue_net::api::{CachedQueue, HeldQueue, LeaseHeartbeatAnswer};
 use equeue_record::{Offset, QueueKey};
 
 use super::super::track::{Home, QueueId};
@@ -33,6 +33,8 @@ pub(crate) struct Told {
     pub generation: u64,
     /// What is held there, by key.
     pub held: Vec<HeldQueue>,
+    /// What waits here of it.
+    pub cached: Vec<CachedQueue>,
 }
 
 /// How long a queue that is given up may take.
@@ -228,7 +230,7 @@ impl Ownership {
         };
         let mut queues: Vec<HeldQueue> = self.queues.values().filter_map(held).collect();
         queues.sort_unstable_by_key(|held| held.queue);
-        Told { generation: self.agreed(place), held: queues }
+        Told { generation: self.agreed(place), held: queues, cached: Vec::new() }
     }
 
     /// Places where something is held.
