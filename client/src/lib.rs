@@ -35,3 +35,8 @@ pub use error::{ClientError, EnqueueError, HandlerError, SendError};
 pub use message::{Header, Message, Origin, Receipt, Received, Text};
 pub use producer::selector::{Choice, HashOfKey, QueueSelector, RoundRobin, TopicQueues};
 pub use producer::{Delivery, OnDelivery, Outcomes, Producer, ProducerOptions, ProducerStats};
+
+/// The code of the guide compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/client.md")]
+struct Guide;
