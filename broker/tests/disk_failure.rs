@@ -37,6 +37,14 @@ fn a_failed_write_stops_writes_for_good_and_nothing_acknowledged_is_lost() {
     for number in 0..5 {
         assert_eq!(client.produce_one(of_log_0.key, &body(number, 200_000)), Code::Ok);
     }
+    // Without the segment that is prepared ahead a log would say that its disk is full.
+    common::until("the segments ahead to be prepared", || {
+        ["log-0", "log-1"].iter().all(|log| {
+            let files = std::fs::read_dir(dir.path().join(log)).unwrap();
+            let is_segment = |name: &std::ffi::OsStr| name.to_str().unwrap().ends_with(".seg");
+            files.filter(|file| is_segment(&file.as_ref().unwrap().file_name())).count() == 2
+        })
+    });
     limit_files(4096);
     assert_eq!(client.produce_one(of_log_0.key, &body(99, 200_000)), Code::LogFailed);
     limit_files(u64::MAX);
