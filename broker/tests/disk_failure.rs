@@ -6,6 +6,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{Client, body, config, start_with, stop};
 use equeue_broker::BrokerError;
 use equeue_net::Code;
@@ -41,8 +43,8 @@ fn a_failed_write_stops_writes_for_good_and_nothing_acknowledged_is_lost() {
     common::until("the segments ahead to be prepared", || {
         ["log-0", "log-1"].iter().all(|log| {
             let files = std::fs::read_dir(dir.path().join(log)).unwrap();
-            let is_segment = |name: &std::ffi::OsStr| name.to_str().unwrap().ends_with(".seg");
-            files.filter(|file| is_segment(&file.as_ref().unwrap().file_name())).count() == 2
+            let is_segment = |file: &Path| file.extension().is_some_and(|extension| extension == "seg");
+            files.filter(|file| is_segment(&file.as_ref().unwrap().path())).count() == 2
         })
     });
     limit_files(4096);

@@ -16,10 +16,10 @@ use common::{Client, batch, config, start_with, stop, until};
 use equeue_broker::{BrokerConfig, BrokerHandle};
 use equeue_net::Code;
 use equeue_net::api::{
-    CommitItem, CommitOffsets, CommitOutcome, DeleteGroup, DescribeGroup, Fetch, FetchItem, FetchOutcome,
-    GrantOutcome, GrantQueues, GrantQueuesAnswer, GroupHeartbeat, GroupHeartbeatAnswer, HeldQueue,
-    LeaseHeartbeat, LeaseHeartbeatAnswer, LeaveGroup, ListClients, ListGroups, Membership, OffsetReset,
-    ReleaseItem, ReleaseQueues, RemoveQueues, ResetOffsets, SetQueueAccess, Subscription,
+    CachedQueue, CommitItem, CommitOffsets, CommitOutcome, DeleteGroup, DescribeGroup, Fetch, FetchItem,
+    FetchOutcome, GrantOutcome, GrantQueues, GrantQueuesAnswer, GroupHeartbeat, GroupHeartbeatAnswer,
+    HeldQueue, LeaseHeartbeat, LeaseHeartbeatAnswer, LeaveGroup, ListClients, ListGroups, Membership,
+    OffsetReset, ReleaseItem, ReleaseQueues, RemoveQueues, ResetOffsets, SetQueueAccess, Subscription,
 };
 use equeue_record::{Offset, QueueKey};
 
@@ -445,5 +445,37 @@ fn clients_are_listed() {
     let stats = client.request(&equeue_net::api::BrokerStats {});
     let value = |name: &str| stats.counters.iter().find(|counter| counter.name == name).unwrap().value;
     assert_eq!((value("equeue_connections"), value("equeue_topics")), (1, 0));
+    stop(broker);
+}
+
+#[test]
+fn what_an_owner_has_fetched_is_told_until_the_queue_is_not_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = begin(dir.path());
+    let queue = topic(broker.address(), 1)[0];
+    let (mut a, mut b) = (Member::new(broker.address(), 1), Member::new(broker.address(), 2));
+    let generation = a.join(0, &[("t", &[])]).generation;
+    let epoch = a.granted(generation, queue);
+    let beat = |cached: u32| LeaseHeartbeat {
+        group: GROUP.into(),
+        generation,
+        hash: 1,
+        held: Some(vec![HeldQueue { queue, grant_epoch: epoch }]),
+        cached: vec![
+            CachedQueue { queue, messages: cached },
+            CachedQueue { queue: QueueKey(77), messages: 9 },
+        ],
+    };
+    let mut operator = Client::connect(broker.address());
+    let mut told = || operator.request(&DescribeGroup { group: GROUP.into() }).queues[0].cached;
+    a.client.request(&beat(7));
+    assert_eq!(told(), 7);
+    a.client.request(&beat(5));
+    assert_eq!(told(), 5);
+    a.release(queue, epoch, None);
+    assert_eq!(told(), 0, "nobody has it");
+    let generation = b.join(generation, &[("t", &[])]).generation;
+    b.granted(generation, queue);
+    assert_eq!(told(), 0, "another has it");
     stop(broker);
 }

@@ -1,5 +1,5 @@
 //! Fails now and then: the broker keeps such a message and gives it out again after a while; after three attempts it becomes
-//! a dead letter of the group.
+//! a dead letter of the group (`equeue dlq list --group triers`). Send some messages first: `seq 100 | equeue produce --topic orders`.
 //!
 //! `cargo run -p equeue-client --example retry -- 127.0.0.1:9493 orders triers`
 
@@ -26,7 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handler = |message: Received, context: Context| async move {
         let body = String::from_utf8_lossy(message.body.as_deref().unwrap_or_default()).into_owned();
         println!("{body}: attempt {}", context.attempt());
-        match message.offset.0 % 10 {
+        // A message that comes again has an offset of the retry queue; where it was sent to is told beside.
+        match message.origin().map_or(message.offset, |origin| origin.offset).0 % 10 {
             3 => Err(HandlerError::retry("offsets that end with 3 never work")),
             5 if context.attempt() == 1 => {
                 // Says itself when it wants to see the message again.

@@ -29,7 +29,7 @@ pub use consumer::{
     ReceivedBatch, StartAt, Subscription,
 };
 pub use equeue_net::Code;
-pub use equeue_net::api::{AckLevel, TopicRetention};
+pub use equeue_net::api::{AckLevel, OffsetAt, TopicRetention};
 pub use equeue_record::{Codec, MessageId, Offset, QueueKey, Record, key_hash};
 pub use error::{ClientError, EnqueueError, HandlerError, SendError};
 pub use message::{Header, Message, Origin, Receipt, Received, Text};

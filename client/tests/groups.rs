@@ -210,19 +210,27 @@ async fn a_description_tells_what_waits_in_the_consumer() {
     let client = ready(&cluster).await;
     create(&client, "waits", 2).await;
     send(&client, "waits", 0..20).await;
-    let mut consumer = member(&client, options("waits", "g")).await;
-    let cached = async || -> u32 {
-        let told = client.admin().describe_group("g").await.unwrap();
-        told.into_iter().flat_map(|told| told.result.unwrap().queues).map(|queue| queue.cached).sum()
-    };
+    let by_hand = ConsumerOptions { commit_interval: None, ..options("waits", "g") };
+    let mut consumer = member(&client, by_hand).await;
     let until = async |wanted: u32| {
-        while cached().await != wanted {
+        let admin = client.admin();
+        loop {
+            let told = admin.describe_group("g").await.unwrap();
+            let queues: Vec<_> = told.into_iter().flat_map(|told| told.result.unwrap().queues).collect();
+            let mine = queues.iter().filter(|queue| queue.holder.is_some());
+            if mine.clone().count() == 2 && mine.map(|queue| queue.cached).sum::<u32>() == wanted {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(PATIENCE, until(20)).await.expect("what was fetched ahead is told with a heartbeat");
     assert_eq!(pull(&mut consumer, 20).await.len(), 20);
-    timeout(PATIENCE, until(0)).await.expect("the application has it all");
+    // The application has them, and has not said what became of them.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    timeout(PATIENCE, until(20)).await.expect("they are not handled before they are committed");
+    consumer.commit().await.expect("it is committed");
+    timeout(PATIENCE, until(0)).await.expect("all is handled");
     consumer.close().await.expect("the last commit is made");
 }
 

@@ -188,6 +188,65 @@ async fn a_message_may_be_acknowledged_later_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn what_is_detached_in_sequential_order_and_fails_comes_again() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "detached", 1).await;
+    let seen: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+    let heard = Arc::clone(&seen);
+    let handler = move |message: Received, context: Context| {
+        let attempt = context.attempt();
+        heard.lock().unwrap().push((text(&message), attempt));
+        if attempt == 1 && text(&message) == "0 1" {
+            drop(context.detach());
+        }
+        std::future::ready(Ok(()))
+    };
+    let push = PushOptions { retry_steps: vec![Duration::from_millis(100)], ..PushOptions::sequential() };
+    let consumer = start(&client, "detached", push, handler).await;
+    send_keyed(&client, "detached", 1, 0, 3).await;
+    until("all, and one of them again", || seen.lock().unwrap().len() == 4).await;
+    let stats = consumer.stats();
+    assert_eq!((stats.handed_back, stats.dead), (1, 0), "one attempt is not all of them");
+    let seen = seen.lock().unwrap().clone();
+    assert!(seen.contains(&("0 1".to_owned(), 2)), "{seen:?}");
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+}
+
+#[tokio::test]
+async fn a_description_tells_what_is_with_the_handlers() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "cached", 1).await;
+    send_keyed(&client, "cached", 1, 0, 10).await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let shut = Arc::clone(&gate);
+    let handler = move |_: Received, _: Context| {
+        let gate = Arc::clone(&shut);
+        async move {
+            gate.acquire().await.expect("it stays open").forget();
+            Ok(())
+        }
+    };
+    let consumer = start(&client, "cached", PushOptions::sequential(), handler).await;
+    let told = async |wanted: u32| {
+        let admin = client.admin();
+        loop {
+            let brokers = admin.describe_group("g").await.expect("the broker answers");
+            let queues: Vec<_> = brokers.into_iter().flat_map(|told| told.result.unwrap().queues).collect();
+            if queues.iter().any(|queue| queue.holder.is_some() && queue.cached == wanted) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, told(10)).await.expect("one is at work, nine wait");
+    gate.add_permits(10);
+    timeout(PATIENCE, told(0)).await.expect("all are handled");
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+}
+
+#[tokio::test]
 async fn a_handler_that_does_not_end_is_cancelled_and_its_message_goes_to_the_next_member() {
     let cluster = Cluster::start();
     let client = ready(&cluster).await;

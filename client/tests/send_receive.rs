@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Cluster, PATIENCE, consume, create, nothing_more, pull, ready, text};
 use equeue_client::{
     Client, Codec, ConsumerOptions, Message, Offset, OnError, ProducerOptions, PushOptions, RoundRobin,
-    StartAt, Subscription,
+    SendError, StartAt, Subscription,
 };
 
 #[tokio::test]
@@ -312,4 +312,34 @@ async fn nothing_of_a_dropped_producer_goes_on_once_its_messages_are_answered() 
     };
     let ended = tokio::time::timeout(PATIENCE, ended).await;
     assert!(ended.is_ok(), "{} tasks go on", tasks());
+}
+
+#[test]
+fn what_is_sent_after_the_runtime_has_ended_fails_and_does_not_wait_for_ever() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (_cluster, producer, deliveries) = runtime.block_on(async {
+        let cluster = Cluster::start();
+        let client = ready(&cluster).await;
+        create(&client, "ended", 1).await;
+        let producer = client.producer(ProducerOptions::default());
+        producer.send(&Message::new("ended", b"x")).await.expect("stored");
+        let mut deliveries = Vec::new();
+        for _ in 0..100 {
+            deliveries.push(producer.enqueue(&Message::new("ended", b"x")).await.expect("there is room"));
+        }
+        (cluster, producer, deliveries)
+    });
+    runtime.shutdown_background();
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ends = |delivery| {
+        let ended = other.block_on(async { tokio::time::timeout(PATIENCE, delivery).await });
+        let outcome = ended.expect("nobody waits for ever");
+        assert!(matches!(outcome, Ok(_) | Err(SendError::Closed)), "{outcome:?}");
+    };
+    deliveries.into_iter().for_each(ends);
+    for _ in 0..2 {
+        if let Ok(delivery) = producer.try_enqueue(&Message::new("ended", b"x")) {
+            ends(delivery);
+        }
+    }
 }

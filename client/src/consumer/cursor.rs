@@ -73,7 +73,6 @@ impl Cursor {
     }
 
     /// After everything that was handed on.
-    #[cfg(test)]
     pub(crate) const fn handed(&self) -> Offset {
         self.handed
     }

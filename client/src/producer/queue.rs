@@ -27,6 +27,17 @@ pub(crate) struct Queue {
     lane: ArcSwap<Lane>,
 }
 
+/// Where a queue lives, seen from a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// There, as far as is known.
+    Here,
+    /// On another shard of the same broker.
+    OtherShard,
+    /// On another broker.
+    OtherBroker,
+}
+
 /// How a sender takes batches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TakePlan {
@@ -67,12 +78,15 @@ impl Queue {
         self.route.load_full()
     }
 
-    /// Whether it lives on this lane, as far as is known, and its key there, as long as sending to it is allowed.
-    pub(crate) fn place_on(&self, lane: &Lane) -> (bool, Option<QueueKey>) {
+    /// Where it lives, seen from this lane, and its key there, as long as sending to it is allowed.
+    pub(crate) fn place_on(&self, lane: &Lane) -> (Way, Option<QueueKey>) {
         let route = self.route.load();
-        let is_here =
-            *route.broker == *lane.broker && route.entry.is_none_or(|entry| entry.shard == lane.shard);
-        (is_here, route.entry.filter(|entry| entry.writable).map(|entry| entry.key))
+        let way = match *route.broker == *lane.broker {
+            true if route.entry.is_none_or(|entry| entry.shard == lane.shard) => Way::Here,
+            true => Way::OtherShard,
+            false => Way::OtherBroker,
+        };
+        (way, route.entry.filter(|entry| entry.writable).map(|entry| entry.key))
     }
 
     /// Its key, as long as sending to it is allowed.
@@ -117,17 +131,17 @@ impl Queue {
     pub(crate) fn hand_over(self: &Arc<Self>, to: &Arc<Lane>) -> bool {
         let mut intake = self.intake();
         let is_idle = {
-            let mut outbox = self.outbox();
+            let outbox = self.outbox();
             if outbox.on_wire() {
                 return false;
             }
-            outbox.end_pause(); // it was for the other place
             intake.is_empty() && outbox.is_empty()
         };
         // A sender that has ended (the producer is being closed) would never send it.
         if !is_idle && !to.list(Arc::clone(self)) {
             return false;
         }
+        self.outbox().end_pause(); // it was for the other place
         intake.listed = !is_idle;
         self.lane.store(Arc::clone(to));
         true

@@ -14,7 +14,7 @@ pub struct HeldQueue {
     pub grant_epoch: u32,
 }
 
-/// Messages of a queue that a member has fetched and not handled yet.
+/// What a member has fetched of a queue and not handled yet, as a number of offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CachedQueue {
     /// Which queue.

@@ -78,10 +78,10 @@ fn write_queue(queue: &GroupQueueState) -> wire::GroupQueueState {
         queue.ordinal,
         queue.grant_epoch,
         queue.lease_left_ms,
-        queue.cached,
         queue.topic,
         queue.holder.unwrap_or(NOBODY),
         if queue.committed.is_some() { COMMITTED } else { 0 },
+        queue.cached,
     )
 }
 

@@ -38,6 +38,19 @@ pub(super) struct Place {
     pub(super) end: Offset,
 }
 
+/// How an attempt failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Which one it was.
+    pub(super) attempt: u32,
+    /// Chosen by the handler.
+    pub(super) delay: Option<Duration>,
+    /// It was the last.
+    pub(super) dead: bool,
+    /// In words.
+    pub(super) reason: String,
+}
+
 /// What a handler is given with a message.
 #[derive(Debug)]
 pub struct Context {
@@ -67,7 +80,8 @@ impl Context {
         self.decide(Decision::RetryAfter(delay));
     }
 
-    /// The handler returns, but the message is handled only when the [`Ack`] says so.
+    /// The handler returns, but the message is handled only when the [`Ack`] says so. In sequential order the next message
+    /// of the queue does not wait for that, and what fails then comes again from the group's retry queue.
     pub fn detach(self) -> Ack {
         self.piece.goes_on();
         self.decide(Decision::Detached);
@@ -95,15 +109,10 @@ impl Piece {
     }
 
     /// Hands a message back; it holds the committed offset until the broker has taken it.
-    pub(super) fn hand_back(
-        self: &Arc<Self>,
-        place: Place,
-        attempt: u32,
-        delay: Option<Duration>,
-        reason: String,
-    ) {
+    pub(super) fn hand_back(self: &Arc<Self>, place: Place, failed: Failed) {
         self.goes_on();
-        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, reason, told: false };
+        let Failed { attempt, delay, dead, reason } = failed;
+        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, dead, reason, told: false };
         self.back.send(wish);
     }
 
@@ -146,24 +155,25 @@ impl Ack {
     /// The message shall come again after this time.
     pub fn retry_after(mut self, delay: Duration, reason: &str) {
         self.decided = true;
-        self.piece.hand_back(self.place, self.attempt, Some(delay), reason.to_owned());
+        self.hand_back(Some(delay), reason);
     }
 
     /// Whether what it says counts no more.
     pub fn is_over(&self) -> bool {
         self.piece.track.is_over(self.piece.life)
     }
+
+    /// To the retry queue whatever the order: the message's queue went on when it was detached.
+    fn hand_back(&self, delay: Option<Duration>, reason: &str) {
+        let failed = Failed { attempt: self.attempt, delay, dead: false, reason: reason.to_owned() };
+        self.piece.hand_back(self.place, failed);
+    }
 }
 
 impl Drop for Ack {
     fn drop(&mut self) {
         if !self.decided {
-            self.piece.hand_back(
-                self.place,
-                self.attempt,
-                None,
-                "its acknowledgement was dropped".to_owned(),
-            );
+            self.hand_back(None, "its acknowledgement was dropped");
         }
         self.piece.settled();
     }

@@ -24,8 +24,14 @@ use super::super::shared::{Shared, Signal};
 /// Pause before what was not taken is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Name of a broker and number of a shard there.
-type Place = (Arc<str>, u16);
+/// Where wishes go together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Destination {
+    broker: Arc<str>,
+    shard: u16,
+    /// To the dead letters at once.
+    dead: bool,
+}
 
 /// A message to be handed back.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub(super) struct HandBackWish {
     pub(super) attempt: u32,
     /// Chosen by the handler.
     pub(super) delay: Option<Duration>,
+    /// It has held its queue through all its attempts: a dead letter now. Otherwise the broker counts the attempts.
+    pub(super) dead: bool,
     pub(super) reason: String,
     /// That it cannot be handed back was said.
     pub(super) told: bool,
@@ -65,28 +73,28 @@ pub(super) async fn run(
     mut wishes: mpsc::UnboundedReceiver<HandBackWish>,
     options: PushOptions,
 ) {
-    let mut waiting: HashMap<Place, Vec<HandBackWish>> = HashMap::new();
-    let mut busy: HashSet<Place> = HashSet::new();
+    let mut waiting: HashMap<Destination, Vec<HandBackWish>> = HashMap::new();
+    let mut busy: HashSet<Destination> = HashSet::new();
     let mut at_work = FuturesUnordered::new();
     let mut open = true;
     while open || !at_work.is_empty() || !waiting.is_empty() {
-        let free: Vec<Place> = waiting.keys().filter(|place| !busy.contains(*place)).cloned().collect();
-        for place in free {
-            let mut wishes = waiting.remove(&place).unwrap_or_default();
+        let free: Vec<Destination> = waiting.keys().filter(|to| !busy.contains(*to)).cloned().collect();
+        for to in free {
+            let mut wishes = waiting.remove(&to).unwrap_or_default();
             let rest = wishes.split_off(wishes.len().min(HAND_BACK_ITEMS_MAX));
             if !rest.is_empty() {
-                waiting.insert(place.clone(), rest);
+                waiting.insert(to.clone(), rest);
             }
-            busy.insert(place.clone());
-            at_work.push(hand_back(&shared, place, wishes, &options));
+            busy.insert(to.clone());
+            at_work.push(hand_back(&shared, to, wishes, &options));
         }
         tokio::select! {
             wish = wishes.recv(), if open => match wish {
                 Some(wish) => put(&mut waiting, wish),
                 None => open = false,
             },
-            Some((place, again)) = at_work.next(), if !at_work.is_empty() => {
-                busy.remove(&place);
+            Some((to, again)) = at_work.next(), if !at_work.is_empty() => {
+                busy.remove(&to);
                 for wish in again {
                     put(&mut waiting, wish);
                 }
@@ -96,18 +104,19 @@ pub(super) async fn run(
 }
 
 /// By where the queue lives now.
-fn put(waiting: &mut HashMap<Place, Vec<HandBackWish>>, wish: HandBackWish) {
+fn put(waiting: &mut HashMap<Destination, Vec<HandBackWish>>, wish: HandBackWish) {
     let home = wish.piece.track.home();
-    waiting.entry((Arc::clone(&home.broker), home.shard)).or_default().push(wish);
+    let to = Destination { broker: Arc::clone(&home.broker), shard: home.shard, dead: wish.dead };
+    waiting.entry(to).or_default().push(wish);
 }
 
 /// Hands messages back to one shard, once; what it did not take, after a pause. Other shards go on meanwhile.
 async fn hand_back(
     shared: &Shared,
-    place: Place,
+    to: Destination,
     mut wishes: Vec<HandBackWish>,
     options: &PushOptions,
-) -> (Place, Vec<HandBackWish>) {
+) -> (Destination, Vec<HandBackWish>) {
     wishes.retain(|wish| {
         let over = wish.piece.track.is_over(wish.piece.life) || !wish.piece.track.is_ours();
         if over {
@@ -115,29 +124,29 @@ async fn hand_back(
         }
         !over
     });
-    let again = match ask(shared, &place, &wishes, options).await {
+    let again = match ask(shared, &to, &wishes, options).await {
         Ok(outcomes) => settle(shared, wishes, outcomes),
         Err(error) => {
-            warn!(broker = %place.0, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
+            warn!(broker = %to.broker, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
             wishes
         }
     };
     if !again.is_empty() {
         sleep(PAUSE).await;
     }
-    (place, again)
+    (to, again)
 }
 
 async fn ask(
     shared: &Shared,
-    place: &Place,
+    to: &Destination,
     wishes: &[HandBackWish],
     options: &PushOptions,
 ) -> Result<Vec<HandBackOutcome>, ClientError> {
     if wishes.is_empty() {
         return Ok(Vec::new());
     }
-    let connection = shared.connect(&place.0, place.1).await?;
+    let connection = shared.connect(&to.broker, to.shard).await?;
     let item = |wish: &HandBackWish| {
         let delay = wish.delay.unwrap_or_else(|| options.pause_after(wish.attempt));
         HandBackItem {
@@ -148,11 +157,7 @@ async fn ask(
             reason: shortened(&wish.reason),
         }
     };
-    // A message that has held its queue through all its attempts is dead now.
-    let attempts_max = match options.on_error() {
-        super::OnError::HandBack => options.attempts_max,
-        super::OnError::HoldQueue => 1,
-    };
+    let attempts_max = if to.dead { 1 } else { options.attempts_max };
     let items = wishes.iter().map(item).collect();
     let request = HandBack { group: shared.group.clone(), attempts_max, items };
     let outcomes = connection.call(&request).await?.outcomes;

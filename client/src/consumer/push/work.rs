@@ -13,7 +13,7 @@ use equeue_record::Offset;
 use futures::FutureExt as _;
 use tracing::warn;
 
-use super::context::{Context, Decision, Piece, Place};
+use super::context::{Context, Decision, Failed, Piece, Place};
 use super::retry::Wishes;
 use super::{OnError, Order, PushOptions};
 use crate::{HandlerError, Received};
@@ -282,7 +282,7 @@ where
             (None, result) => (None, reason_of(result)),
         };
         if !holds || attempt >= self.options.attempts_max {
-            piece.hand_back(place, attempt, delay, reason);
+            piece.hand_back(place, Failed { attempt, delay, dead: holds, reason });
             return Outcome::Elsewhere;
         }
         warn!(topic = %track.topic.name, queue = track.ordinal, offset = %place.offset, attempt, reason, "not handled; the queue waits for it");

@@ -199,9 +199,10 @@ impl Track {
         self.state().grant_epoch
     }
 
-    /// Messages that wait for the application, or are at work with handlers.
-    pub(crate) fn cached(&self) -> usize {
-        self.state().load().messages
+    /// Offsets from the first that is not handled to the last that was fetched.
+    pub(crate) fn cached(&self) -> u64 {
+        let state = self.state();
+        state.cursor.handed().0.saturating_sub(state.progress.handled().0)
     }
 
     /// What the broker said last of its end.

@@ -21,7 +21,7 @@ use futures::stream::FuturesUnordered;
 use tracing::{debug, warn};
 
 use super::lane::{Lane, Reach};
-use super::queue::Queue;
+use super::queue::{Queue, Way};
 use super::shared::Shared;
 use crate::connection::{Connection, Endpoint};
 use crate::retry::Backoff;
@@ -125,10 +125,12 @@ impl Sender {
         self.lane.take_listed(&mut self.active);
         // The flags below may have been taken before these were listed: they are judged here.
         for queue in self.active.iter().skip(known) {
+            // The intake first: who hands a queue over holds it until the outbox is as it shall be.
+            let has_whole = queue.intake().has_whole();
             let again_at = queue.outbox().again_at(now);
             self.again_at = earliest(self.again_at, again_at);
-            self.look = self.look || queue.intake().has_whole();
-            self.tidy |= !queue.place_on(&self.lane).0;
+            self.look |= has_whole;
+            self.tidy |= queue.place_on(&self.lane).0 != Way::Here;
         }
         self.look |= self.lane.take_whole() || self.again_at.is_some_and(|at| at <= now);
         if self.lane.take_moved() {
@@ -229,8 +231,8 @@ impl Sender {
         (self.settled, self.tidy) = (0, false);
         let (shared, lane) = (&self.shared, &self.lane);
         self.active.retain(|queue| match queue.place_on(lane) {
-            (true, _) => !queue.unlist_if_idle(),
-            (false, _) => !queue.hand_over(&shared.lane_of(queue)),
+            (Way::Here, _) => !queue.unlist_if_idle(),
+            _ => !queue.hand_over(&shared.lane_of(queue)),
         });
     }
 }
@@ -241,7 +243,11 @@ impl Drop for Sender {
         self.lane.end(true);
         self.lane.take_listed(&mut self.active);
         for queue in &self.active {
-            let unsent = queue.intake().take_all();
+            let unsent = {
+                let mut intake = queue.intake();
+                intake.listed = false; // what comes later finds that nobody sends
+                intake.take_all()
+            };
             self.shared.fail_unsent(unsent, &SendError::Closed);
             let unsettled = queue.outbox().take_all();
             for settled in unsettled {

@@ -9,7 +9,7 @@ use equeue_record::{ProducerStamp, QueueKey, RecordError};
 use tracing::warn;
 
 use super::super::outbox::Audience;
-use super::super::queue::{Queue, TakePlan};
+use super::super::queue::{Queue, TakePlan, Way};
 use super::super::shared::{Counters, Shared};
 use super::{EXPIRY_EVERY, OnTheWay, Sender, Sent, earliest};
 use crate::connection::{Connection, Waiting};
@@ -43,10 +43,11 @@ impl Sender {
                 self.turn = (self.turn + 1) % self.active.len();
                 visited += 1;
                 let Some(queue) = self.active.get(self.turn) else { break };
-                let (is_here, key) = queue.place_on(&self.lane);
+                let (way, key) = queue.place_on(&self.lane);
                 // Where it has moved to, another lane sends for it as soon as nothing is on the way here. While the
-                // producer is closed that lane may have ended: then the broker passes it on.
-                if !is_here && !self.shared.is_closing() {
+                // producer is closed that lane may have ended: then the broker passes it on to its other shard.
+                let passes_on = way == Way::OtherShard && self.shared.is_closing();
+                if way != Way::Here && !passes_on {
                     continue;
                 }
                 self.send_one_way(queue, key, &connection);

@@ -8,7 +8,7 @@ use equeue_record::MessageId;
 
 use super::super::completion::BatchReceipt;
 use super::super::outbox::Settled;
-use super::super::queue::Queue;
+use super::super::queue::{Queue, Way};
 use super::{OnTheWay, Sender, Sent, earliest};
 use crate::retry::BatchStep;
 use crate::routes::with_causes;
@@ -64,7 +64,7 @@ impl Sender {
         self.settled += 1;
         let again_at = queue.outbox().again_at(now);
         self.again_at = earliest(self.again_at, again_at);
-        self.tidy |= !queue.place_on(&self.lane).0;
+        self.tidy |= queue.place_on(&self.lane).0 != Way::Here;
         self.look = self.look || queue.intake().has_whole();
     }
 

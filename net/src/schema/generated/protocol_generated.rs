@@ -3320,10 +3320,10 @@ impl ::core::fmt::Debug for GroupQueueState {
       .field("ordinal", &self.ordinal())
       .field("grant_epoch", &self.grant_epoch())
       .field("lease_left_ms", &self.lease_left_ms())
-      .field("cached", &self.cached())
       .field("topic_index", &self.topic_index())
       .field("holder_index", &self.holder_index())
       .field("flags", &self.flags())
+      .field("cached", &self.cached())
       .finish()
   }
 }
@@ -3377,10 +3377,10 @@ impl<'a> GroupQueueState {
     ordinal: u32,
     grant_epoch: u32,
     lease_left_ms: u32,
-    cached: u32,
     topic_index: u16,
     holder_index: u16,
     flags: u8,
+    cached: u32,
   ) -> Self {
     let mut s = Self([0; 72]);
     s.set_queue(queue);
@@ -3392,10 +3392,10 @@ impl<'a> GroupQueueState {
     s.set_ordinal(ordinal);
     s.set_grant_epoch(grant_epoch);
     s.set_lease_left_ms(lease_left_ms);
-    s.set_cached(cached);
     s.set_topic_index(topic_index);
     s.set_holder_index(holder_index);
     s.set_flags(flags);
+    s.set_cached(cached);
     s
   }
 
@@ -3660,35 +3660,6 @@ impl<'a> GroupQueueState {
     }
   }
 
-  pub fn cached(&self) -> u32 {
-    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
-    // Safety:
-    // Created from a valid Table for this object
-    // Which contains a valid value in this slot
-    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
-      ::core::ptr::copy_nonoverlapping(
-        self.0[60..].as_ptr(),
-        mem.as_mut_ptr() as *mut u8,
-        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-      );
-      mem.assume_init()
-    })
-  }
-
-  pub fn set_cached(&mut self, x: u32) {
-    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
-    // Safety:
-    // Created from a valid Table for this object
-    // Which contains a valid value in this slot
-    unsafe {
-      ::core::ptr::copy_nonoverlapping(
-        &x_le as *const _ as *const u8,
-        self.0[60..].as_mut_ptr(),
-        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
-      );
-    }
-  }
-
   pub fn topic_index(&self) -> u16 {
     let mut mem = ::core::mem::MaybeUninit::<<u16 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
     // Safety:
@@ -3696,7 +3667,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[64..].as_ptr(),
+        self.0[60..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3712,7 +3683,7 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[64..].as_mut_ptr(),
+        self.0[60..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -3725,7 +3696,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[66..].as_ptr(),
+        self.0[62..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3741,7 +3712,7 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[66..].as_mut_ptr(),
+        self.0[62..].as_mut_ptr(),
         ::core::mem::size_of::<<u16 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -3754,7 +3725,7 @@ impl<'a> GroupQueueState {
     // Which contains a valid value in this slot
     ::flatbuffers::EndianScalar::from_little_endian(unsafe {
       ::core::ptr::copy_nonoverlapping(
-        self.0[68..].as_ptr(),
+        self.0[64..].as_ptr(),
         mem.as_mut_ptr() as *mut u8,
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
@@ -3770,8 +3741,37 @@ impl<'a> GroupQueueState {
     unsafe {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
-        self.0[68..].as_mut_ptr(),
+        self.0[64..].as_mut_ptr(),
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn cached(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[68..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_cached(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[68..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }

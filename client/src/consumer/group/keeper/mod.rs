@@ -180,14 +180,16 @@ impl Keeper {
         self.call(calls::beat(Arc::clone(&self.shared), place, told, hash, told_on));
     }
 
-    /// Messages that wait for the application, or are at work with handlers.
+    /// How much of each queue was fetched and is not handled.
     fn cached(&self, place: &Place) -> Vec<CachedQueue> {
-        let cached = |(id, _): (QueueId, u32)| {
-            let track = self.shared.track(&id)?;
+        let owned = self.shared.owned();
+        let cached = |track: &Arc<Track>| {
+            let home = track.home();
             let messages = u32::try_from(track.cached()).unwrap_or(u32::MAX);
-            (messages > 0).then(|| CachedQueue { queue: track.home().key, messages })
+            let is_told = messages > 0 && home.broker == place.0 && home.shard == place.1;
+            is_told.then_some(CachedQueue { queue: home.key, messages })
         };
-        self.ownership.held_ids(place).into_iter().filter_map(cached).take(OFFSET_ITEMS_MAX).collect()
+        owned.values().filter_map(cached).take(OFFSET_ITEMS_MAX).collect()
     }
 
     /// Tells the group which brokers cannot be reached, and tries those again.
