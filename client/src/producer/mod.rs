@@ -306,3 +306,24 @@ async fn follow_routes(shared: Weak<Shared>, mut rounds: watch::Receiver<Rounds>
         shared.adopt_routes();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    #[tokio::test]
+    async fn waiting_for_room_ends_with_the_timeout() {
+        let builder = Client::builder().nameservers(["127.0.0.1:1"]).client_id("test");
+        let client = builder.connect().await.expect("it needs no server");
+        let send_timeout = Duration::from_millis(50);
+        let options = ProducerOptions { window_bytes: 10_000, send_timeout, ..ProducerOptions::default() };
+        let producer = client.producer(options);
+        // Room that nobody gives back: messages that held it would be over their time at nearly the same moment.
+        producer.shared().window.try_take(9_000).expect("it is empty");
+        let begin = Instant::now();
+        let outcome = producer.enqueue(&Message::new("t", &[2; 9_999])).await;
+        assert!(matches!(outcome, Err(SendError::TimedOut { outcome_unknown: false, .. })), "{outcome:?}");
+        assert!(begin.elapsed() >= send_timeout);
+    }
+}
