@@ -1,12 +1,12 @@
 //! `equeue producers`, `equeue consumers` and `equeue broker-stats`: what the brokers know of their clients and themselves.
 
-use equeue_client::BrokerResult;
 use equeue_net::api::{BrokerStatsAnswer, ClientEntry};
 use serde::Serialize;
 
 use crate::connect::ClusterArgs;
 use crate::failure::Told;
 use crate::output::{Format, Output, Table};
+use crate::silent::{Silent, sort_out, tell_silent};
 
 /// Which clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +29,6 @@ struct ClientRow {
 }
 
 #[derive(Serialize)]
-struct Silent {
-    broker: String,
-    error: String,
-}
-
-#[derive(Serialize)]
 struct Listing<T> {
     #[serde(flatten)]
     rows: T,
@@ -51,9 +45,11 @@ pub(crate) async fn list(kind: Kind, cluster: &ClusterArgs, format: Format) -> a
     let client = cluster.client().await?;
     let answers = client.admin().list_clients().await.map_err(|error| cluster.explain(error))?;
     client.close().await;
-    let (mut clients, failed) = sort_out(answers, |broker, entries: Vec<ClientEntry>| {
-        entries.into_iter().filter_map(|entry| row(kind, broker, entry)).collect::<Vec<_>>()
-    });
+    let (known, failed) = sort_out(answers);
+    let mut clients: Vec<ClientRow> = known
+        .into_iter()
+        .flat_map(|(broker, entries)| entries.into_iter().filter_map(move |entry| row(kind, &broker, entry)))
+        .collect();
     clients.sort_by(|a, b| (&a.client, &a.broker, a.shard).cmp(&(&b.client, &b.broker, b.shard)));
     let ok = failed.is_empty();
     let mut output = Output::stdout();
@@ -75,7 +71,7 @@ pub(crate) async fn list(kind: Kind, cluster: &ClusterArgs, format: Format) -> a
             }
             let none = if kind == Kind::Producers { "no producers" } else { "no consumers" };
             table.print(&mut output, none)?;
-            tell(&mut output, &failed)?;
+            tell_silent(&mut output, &failed)?;
         }
     }
     output.flush()?;
@@ -116,10 +112,12 @@ pub(crate) async fn stats(cluster: &ClusterArgs, format: Format) -> anyhow::Resu
     let client = cluster.client().await?;
     let answers = client.admin().broker_stats().await.map_err(|error| cluster.explain(error))?;
     client.close().await;
-    let (brokers, failed) = sort_out(answers, |broker, answer: BrokerStatsAnswer| {
+    let (known, failed) = sort_out(answers);
+    let stats = |(broker, answer): (String, BrokerStatsAnswer)| {
         let counters = answer.counters.into_iter().map(|counter| (counter.name, counter.value)).collect();
-        vec![StatsRow { broker: broker.to_owned(), uptime_ms: answer.uptime_ms, counters }]
-    });
+        StatsRow { broker, uptime_ms: answer.uptime_ms, counters }
+    };
+    let brokers = known.into_iter().map(stats).collect();
     let ok = failed.is_empty();
     let mut output = Output::stdout();
     match format {
@@ -133,29 +131,9 @@ pub(crate) async fn stats(cluster: &ClusterArgs, format: Format) -> anyhow::Resu
                 }
             }
             table.print(&mut output, "no broker answered")?;
-            tell(&mut output, &failed)?;
+            tell_silent(&mut output, &failed)?;
         }
     }
     output.flush()?;
     if ok { Ok(()) } else { Err(Told.into()) }
-}
-
-fn sort_out<T, R>(answers: Vec<BrokerResult<T>>, rows: impl Fn(&str, T) -> Vec<R>) -> (Vec<R>, Vec<Silent>) {
-    let (mut known, mut failed) = (Vec::new(), Vec::new());
-    for answer in answers {
-        match answer.result {
-            Ok(value) => known.extend(rows(&answer.broker, value)),
-            Err(error) => {
-                failed.push(Silent { broker: answer.broker.to_string(), error: error.to_string() });
-            }
-        }
-    }
-    (known, failed)
-}
-
-fn tell(output: &mut Output, failed: &[Silent]) -> anyhow::Result<()> {
-    for Silent { broker, error } in failed {
-        output.line(format!("broker {broker} did not answer: {error}"))?;
-    }
-    Ok(())
 }

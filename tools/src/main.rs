@@ -23,6 +23,7 @@ mod serve;
 mod settings;
 mod shell;
 mod show;
+mod silent;
 mod stop;
 mod suggest;
 mod topic;

@@ -68,7 +68,6 @@ pub(crate) fn lease(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u32, 
         Err(status) => return fail(status),
     };
     let (member, generation) = (session.member().incarnation, request.generation);
-    // Most beats of a group that keeps up have none.
     let cached: HashMap<QueueKey, u32> =
         request.cached.iter().map(|cached| (cached.queue, cached.messages)).collect();
     let kept = |held: &HeldQueue| Kept { held: *held, cached: cached.get(&held.queue).copied().unwrap_or(0) };

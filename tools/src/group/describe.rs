@@ -6,10 +6,11 @@ use equeue_client::BrokerResult;
 use equeue_net::api::DescribeGroupAnswer;
 use serde::Serialize;
 
-use super::{Silent, no_such_group, sort_out, tell_silent};
+use super::no_such_group;
 use crate::connect::ClusterArgs;
 use crate::failure::Told;
 use crate::output::{Format, Output, Table};
+use crate::silent::{Silent, sort_out, tell_silent};
 
 #[derive(Serialize)]
 struct MemberRow {

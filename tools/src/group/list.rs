@@ -8,10 +8,10 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Silent, sort_out, tell_silent};
 use crate::connect::ClusterArgs;
 use crate::failure::Told;
 use crate::output::{Format, Output, Table};
+use crate::silent::{Silent, sort_out, tell_silent};
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct GroupRow {

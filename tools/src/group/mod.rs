@@ -6,11 +6,10 @@ mod list;
 mod reset;
 
 use clap::Subcommand;
-use equeue_client::{Admin, BrokerResult, ResetTo};
-use serde::Serialize;
+use equeue_client::{Admin, ResetTo};
 
 use crate::connect::ClusterArgs;
-use crate::output::{Format, Output};
+use crate::output::Format;
 use crate::suggest;
 
 /// What to do with groups.
@@ -75,32 +74,6 @@ pub(crate) async fn run(command: GroupCommand, format: Format) -> anyhow::Result
             reset::run(&wish, &cluster, format).await
         }
     }
-}
-
-/// A broker that did not answer.
-#[derive(Serialize)]
-struct Silent {
-    broker: String,
-    error: String,
-}
-
-fn sort_out<T>(answers: Vec<BrokerResult<T>>) -> (Vec<(String, T)>, Vec<Silent>) {
-    let (mut known, mut failed) = (Vec::new(), Vec::new());
-    for answer in answers {
-        let broker = answer.broker.to_string();
-        match answer.result {
-            Ok(value) => known.push((broker, value)),
-            Err(error) => failed.push(Silent { broker, error: error.to_string() }),
-        }
-    }
-    (known, failed)
-}
-
-fn tell_silent(output: &mut Output, silent: &[Silent]) -> anyhow::Result<()> {
-    for Silent { broker, error } in silent {
-        output.line(format!("broker {broker} did not answer: {error}"))?;
-    }
-    Ok(())
 }
 
 /// `no group X; did you mean Y?`, with the groups that exist.
