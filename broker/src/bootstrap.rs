@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use equeue_net::transport::{listener, preflight};
-use equeue_storage::format::FLUSH_DEPTH_MAX;
+use equeue_storage::io::blocking_threads;
 use equeue_storage::log::{self, LogOptions};
-use glommio::{CpuSet, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::broker::{Broker, BrokerFacts, Phase};
 use crate::config::{BrokerConfig, StorageMode, SyncPolicy};
@@ -27,13 +27,6 @@ use crate::shard::run::{self, Command, Event, ShardStart};
 const PREEMPT_TIMER: Duration = Duration::from_millis(5);
 /// Entries of each of an executor's rings.
 const RING_DEPTH: usize = 128;
-/// Flushes of a log at a time.
-const FLUSHES: usize = 2;
-const _: () = assert!(FLUSHES as u64 == FLUSH_DEPTH_MAX);
-/// Threads for what else may block: listing folders, asking for free space.
-const OTHER_BLOCKING_THREADS: usize = 2;
-/// Most threads for flushes of a shard, however many logs it holds; flushes wait for one another then.
-const FLUSH_THREADS_MAX: usize = 16;
 /// Segments of a log that is kept in memory.
 pub(crate) const SEGMENTS_IN_MEMORY: u64 = 8;
 /// Memory for direct I/O beside the cache: flushes in flight, segments being prepared, blocks of indexes.
@@ -260,7 +253,8 @@ fn start_shards(
 fn spawn_shard(start: ShardStart) -> std::io::Result<JoinHandle<()>> {
     let index = start.index;
     let placement = placement(&start.broker.config, index);
-    let threads = blocking_threads(&placement, start.broker.logs, start.broker.config.shard_count());
+    let logs = start.broker.logs.div_ceil(start.broker.config.shard_count().max(1));
+    let threads = blocking_threads(&placement, usize::from(logs));
     let builder = LocalExecutorBuilder::new(placement)
         .blocking_thread_pool_placement(threads)
         .name(&format!("equeue-{index}"))
@@ -290,18 +284,6 @@ fn placement(config: &BrokerConfig, index: u16) -> Placement {
     }
     let cpu = allowed.get(usize::from(index) % allowed.len());
     cpu.map_or(Placement::Unbound, |cpu| Placement::Fixed(*cpu))
-}
-
-/// The threads of a shard that may block, on the CPU of the shard where that has one: its flushes are written and synced
-/// there, those of `logs` logs spread over `shards` shards, and what else `io_uring` has no operation for.
-fn blocking_threads(placement: &Placement, logs: u16, shards: u16) -> PoolPlacement {
-    let own_logs = usize::from(logs.div_ceil(shards.max(1)));
-    let threads = (own_logs * FLUSHES).min(FLUSH_THREADS_MAX) + OTHER_BLOCKING_THREADS;
-    let Placement::Fixed(own) = placement else { return PoolPlacement::Unbound(threads) };
-    match CpuSet::online() {
-        Ok(online) => PoolPlacement::Fenced(threads, online.filter(|place| place.cpu == *own)),
-        Err(_) => PoolPlacement::Unbound(threads),
-    }
 }
 
 /// CPUs that this process may use.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use equeue_storage::io::blocking_threads;
 use glommio::{LocalExecutorBuilder, Placement};
 use serde_json::{Map, Value, json};
 
@@ -109,8 +110,11 @@ pub(crate) fn measure(args: &StorageArgs) -> Result<Report> {
 /// Runs the executor on a thread of its own, and shows how far it is.
 fn run_watched(plan: &Plan, cpu: usize) -> Result<Appending> {
     let (plan_there, (ended, mut end)) = (plan.clone(), tokio::sync::oneshot::channel());
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+    let placement = Placement::Fixed(cpu);
+    let threads = blocking_threads(&placement, 1);
+    let executor = LocalExecutorBuilder::new(placement)
         .name("log-alone")
+        .blocking_thread_pool_placement(threads)
         .io_memory(IO_MEMORY_BYTES)
         .preempt_timer(PREEMPT)
         .spawn(move || async move {

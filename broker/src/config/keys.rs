@@ -68,7 +68,7 @@ keys! {
     "storage.flush_bytes_max" = r#""1MiB""#, "8KiB..1MiB, whole 4KiB",
         "Soft cap of one flush (a write and a sync for many messages).";
     "storage.flush_depth" = "2", "1..2",
-        "Flushes in flight.";
+        "Flushes written at a time.";
     "storage.pending_bytes_max" = r#""8MiB""#, "net.frame_bytes_max..1GiB",
         "Produce bytes of one shard that are not durable yet, past which its sockets are not read any more.";
     "storage.snapshot_bytes" = r#""256MiB""#, "1MiB..16GiB",

@@ -45,7 +45,7 @@ pub struct StorageConfig {
     pub segment_bytes_first: ByteSize,
     /// Soft cap of one flush.
     pub flush_bytes_max: ByteSize,
-    /// Flushes in flight.
+    /// Flushes written at a time.
     pub flush_depth: usize,
     /// Bytes that wait for a flush before producers are told to wait.
     pub pending_bytes_max: ByteSize,

@@ -137,7 +137,7 @@ pub struct FlushHeader {
     pub time_ms: i64,
     /// Salt of its segment.
     pub salt: Salt,
-    /// End of the gap-free prefix of flushes known to be durable when this one was built; at most `position`.
+    /// End of the gap-free prefix of flushes known to be durable when the write of this one began; at most `position`.
     pub durable_to: Position,
     /// Salt of the next segment; `Some` in each [`FlushKind::Seal`], and in a [`FlushKind::Gap`] up to the end of its
     /// segment.

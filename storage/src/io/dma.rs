@@ -5,7 +5,7 @@
 //! there (glommio never wakes the task of a closure that panicked).
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,13 +13,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::future::Either;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use nix::time::{ClockId, clock_gettime};
 
 use super::flush_file::FlushFile;
 use super::ram::{RamBytes, RamDisk, RamFile};
-use super::{ALIGN, Access, FileEntry, Io, IoFile, is_aligned};
+use super::{ALIGN, Access, FileEntry, FlushWrite, FlushWritten, Io, IoFile, is_aligned, put_header};
 
 /// What the system counts the blocks of a file in, bytes.
 const BLOCK_UNIT: u64 = 512;
@@ -134,7 +135,7 @@ impl Io for DmaIo {
         let flushes = if access == Access::Read { None } else { Some(FlushFile::of(&file)?) };
         // glommio asks by path: right now and only now, before anyone renames the file.
         let bytes = if access == Access::CreateNew { 0 } else { file.file_size().await.map_err(plain)? };
-        Ok(DmaIoFile(Place::Disk(DiskFile { file, flushes, bytes: Cell::new(bytes) })))
+        Ok(DmaIoFile(Place::Disk(DiskFile { file, flushes, bytes: Rc::new(Cell::new(bytes)) })))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -260,6 +261,18 @@ enum Place {
     Ram(Rc<RamFile<DmaBuffer>>),
 }
 
+fn write_in_ram(
+    file: &RamFile<DmaBuffer>,
+    flush: FlushWrite<DmaBuffer>,
+) -> io::Result<FlushWritten<DmaBuffer>> {
+    let at = flush.at();
+    let FlushWrite { mut memory, header, .. } = flush;
+    let durable_to = put_header(header, header.durable_to, memory.as_mut());
+    let memory = Rc::new(memory);
+    let bytes = file.write(Rc::clone(&memory), at)?;
+    Ok(FlushWritten { memory, bytes, durable_to, took: Duration::ZERO })
+}
+
 /// A file on a disk.
 #[derive(Debug)]
 struct DiskFile {
@@ -267,12 +280,26 @@ struct DiskFile {
     /// `None` when it is only read.
     flushes: Option<FlushFile>,
     /// Its length as far as this handle knows: at open, grown by own writes.
-    bytes: Cell<u64>,
+    bytes: Rc<Cell<u64>>,
 }
 
 impl DiskFile {
     fn grown_to(&self, end: u64) {
         self.bytes.set(self.bytes.get().max(end));
+    }
+
+    fn write_flush(
+        &self,
+        flush: FlushWrite<DmaBuffer>,
+    ) -> impl Future<Output = io::Result<FlushWritten<DmaBuffer>>> + use<> + 'static {
+        let (at, known) = (flush.at(), Rc::clone(&self.bytes));
+        let writing = self.flushes.as_ref().map(|flushes| flushes.write(flush));
+        async move {
+            let Some(writing) = writing else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
+            let written = writing.await?;
+            known.set(known.get().max(at.saturating_add(written.bytes as u64)));
+            Ok(written)
+        }
     }
 
     async fn read_at(&self, position: u64, len: usize) -> io::Result<ReadResult> {
@@ -316,18 +343,16 @@ impl IoFile for DmaIoFile {
         }
     }
 
-    async fn write_flush(&self, buffer: Rc<DmaBuffer>, position: u64, sync: bool) -> io::Result<usize> {
-        debug_assert!(is_aligned(position) && is_aligned(buffer.len() as u64), "direct I/O is aligned");
+    fn write_flush(
+        &self,
+        flush: FlushWrite<DmaBuffer>,
+    ) -> impl Future<Output = io::Result<FlushWritten<DmaBuffer>>> + use<> + 'static {
+        let at = flush.at();
+        debug_assert!(is_aligned(at) && is_aligned(flush.memory.len() as u64), "direct I/O is aligned");
         match &self.0 {
-            Place::Disk(file) => {
-                let Some(flushes) = &file.flushes else {
-                    return Err(io::Error::from_raw_os_error(libc::EBADF));
-                };
-                let written = flushes.write(buffer, position, sync).await?;
-                file.grown_to(position.saturating_add(written as u64));
-                Ok(written)
-            }
-            Place::Ram(file) => file.write(buffer, position),
+            Place::Disk(file) => Either::Left(file.write_flush(flush)),
+            // Written at once, so it is always its turn.
+            Place::Ram(file) => Either::Right(ready(write_in_ram(file, flush))),
         }
     }
 
@@ -369,7 +394,8 @@ impl IoFile for DmaIoFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::blocking_threads;
     use super::*;
 
     /// Beside the test's executable: on a disk, while /tmp may be a tmpfs, which has no direct I/O.
@@ -378,10 +404,13 @@ mod tests {
         tempfile::tempdir_in(executable.parent().unwrap()).unwrap()
     }
 
-    fn on_executor<T: Send + 'static>(test: impl AsyncFnOnce(DmaIo, &Path) -> T + Send + 'static) -> T {
+    pub(in crate::io) fn on_executor<T: Send + 'static>(
+        test: impl AsyncFnOnce(DmaIo, &Path) -> T + Send + 'static,
+    ) -> T {
         let dir = disk_dir();
         let path = dir.path().to_owned();
         LocalExecutorBuilder::new(Placement::Unbound)
+            .blocking_thread_pool_placement(blocking_threads(&Placement::Unbound, 1))
             .io_memory(4 << 20)
             .spawn(move || async move {
                 let io = DmaIo::new(&path).await.unwrap();

@@ -8,8 +8,10 @@
 mod align;
 mod dma;
 mod flush_file;
+mod line;
 pub mod memory;
 mod ram;
+mod threads;
 
 use std::future::Future;
 use std::io;
@@ -19,6 +21,10 @@ use std::time::Duration;
 
 pub use align::{align_down, align_up, is_aligned};
 pub use dma::{DmaIo, DmaIoFile, PROBE_FILE, ReadResultBytes, block_on};
+pub use threads::blocking_threads;
+
+use crate::format::{FLUSH_HEADER_LEN, FlushHeader};
+use crate::types::Position;
 
 /// Alignment of every position, length and buffer in direct I/O, in bytes.
 pub const ALIGN: usize = 4096;
@@ -32,6 +38,51 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Bytes that it takes, at least: less than its length where blocks were given back.
     pub stored: u64,
+}
+
+/// A flush that is to be written.
+#[derive(Debug)]
+pub struct FlushWrite<B> {
+    /// Its bytes, but for the header.
+    pub memory: B,
+    /// Put in front of them when the write begins: with a `durable_to` that is at least this one's, and covers all flushes of
+    /// this file that were synced by then.
+    pub header: FlushHeader,
+    /// Position of its segment, where the file begins.
+    pub segment: Position,
+    /// Its write begins when every flush before this position is written and synced.
+    pub after: Position,
+    /// It is synced itself, too.
+    pub sync: bool,
+}
+
+/// What became of a flush.
+#[derive(Debug)]
+pub struct FlushWritten<B> {
+    /// What was written.
+    pub memory: Rc<B>,
+    /// Bytes of it that were written; fewer than all is a failed write.
+    pub bytes: usize,
+    /// What its header said.
+    pub durable_to: Position,
+    /// From the start of its write to the end of its sync.
+    pub took: Duration,
+}
+
+impl<B> FlushWrite<B> {
+    /// Where it goes in the file.
+    pub(crate) fn at(&self) -> u64 {
+        self.header.position.0.saturating_sub(self.segment.0)
+    }
+}
+
+/// Puts the header of a flush that begins now in front of its memory. Gives what it says is durable.
+fn put_header(mut header: FlushHeader, synced_to: Position, memory: &mut [u8]) -> Position {
+    header.durable_to = header.durable_to.max(synced_to);
+    if let Some(front) = memory.first_chunk_mut::<FLUSH_HEADER_LEN>() {
+        *front = header.encode();
+    }
+    header.durable_to
 }
 
 /// How a file is opened.
@@ -85,7 +136,7 @@ pub trait Io: Clone + 'static {
 }
 
 /// An open file.
-pub trait IoFile {
+pub trait IoFile: 'static {
     /// See [`Io::Buffer`].
     type Buffer;
     /// See [`Io::ReadBuffer`].
@@ -96,13 +147,13 @@ pub trait IoFile {
     /// Writes the whole buffer; gives the number of bytes written. **A short count is a failed write.** The future
     /// must not be dropped before it ends.
     fn write_at(&self, buffer: Rc<Self::Buffer>, position: u64) -> impl Future<Output = io::Result<usize>>;
-    /// Writes like [`IoFile::write_at`] and then, with `sync`, syncs like [`IoFile::sync`]: for what somebody waits for.
+    /// Hands a flush over, which is written when its turn has come and synced like [`IoFile::sync`]; the future tells what
+    /// became of it. Flushes are handed over in the order of their positions; several may be on their way. After one that
+    /// failed those that wait fail too.
     fn write_flush(
         &self,
-        buffer: Rc<Self::Buffer>,
-        position: u64,
-        sync: bool,
-    ) -> impl Future<Output = io::Result<usize>>;
+        flush: FlushWrite<Self::Buffer>,
+    ) -> impl Future<Output = io::Result<FlushWritten<Self::Buffer>>> + use<Self> + 'static;
     /// fdatasync: what was written before it *began* is durable when it ends well.
     fn sync(&self) -> impl Future<Output = io::Result<()>>;
     /// Reserves the blocks of the first `len` bytes and sets the length.

@@ -1,9 +1,10 @@
 //! All that changes in an open log, and the decision what the flusher does next. No I/O, no waiting.
 //!
 //! Two cursors: *appended* (`next_ticket`, `Queue::end`) and *durable* (`durable`, `durable_end`, `Queue::durable_end`).
-//! **Invariants**: every answer, wake-up, snapshot and read is made of durable state; at most `flush_depth` flushes
-//! are not acknowledged, and they are acknowledged in the order of their positions; nothing is written to a segment
-//! before the SEAL of the one before is durable; once poisoned, nothing becomes durable any more.
+//! **Invariants**: every answer, wake-up, snapshot and read is made of durable state; at most `flush_depth` flushes are
+//! written at a time, up to [`BUILT_AHEAD`] full ones wait for their turn, and all are acknowledged in the order of their
+//! positions; nothing is written to a segment before the SEAL of the one before is durable; once poisoned, nothing
+//! becomes durable any more.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use super::retire::Retiring;
 use super::segments::Segments;
 use super::snapshot::Snapshot;
 use super::stats::LogStats;
-use super::{AppendError, LogOptions};
+use super::{AppendError, LogOptions, SyncPolicy};
 use crate::cache::Cache;
 use crate::format::{Chain, FlushKind, OpenBody, Salt, SegmentHeader};
 use crate::io::Io;
@@ -33,6 +34,9 @@ use crate::types::{LogId, Position, Ticket};
 
 /// A segment with so many runs is sealed early: they are in memory (32 bytes each) until its index is written.
 pub(super) const RUNS_MAX: usize = 512 << 10;
+
+/// Full flushes built while others are written. With two the device goes on while the executor hears of the last one.
+const BUILT_AHEAD: usize = 2;
 
 /// A segment ready to be written to.
 pub(super) struct Prepared<I: Io> {
@@ -286,7 +290,7 @@ impl<I: Io> Core<I> {
         }
         match self.stage {
             Stage::Sealing | Stage::Opening => self.step_between_segments(),
-            Stage::Running if self.in_flight.len() >= self.options.flush_depth => Step::Wait,
+            Stage::Running if self.in_flight.len() >= self.options.flush_depth => self.step_ahead(),
             Stage::Running if self.waits_for_sync() => Step::Wait,
             Stage::Running => match self.step_running() {
                 Step::Snapshot { .. } | Step::Seal | Step::Clean | Step::Open if self.must_be_alone() => {
@@ -295,6 +299,23 @@ impl<I: Io> Core<I> {
                 step if self.rests(step) => Step::Wait,
                 step => step,
             },
+        }
+    }
+
+    /// A flush that cannot become fuller is built ahead, where each flush syncs itself and all are in one file.
+    fn step_ahead(&self) -> Step {
+        let hazards = self.options.hazards;
+        let may = self.in_flight.len() < self.options.flush_depth + BUILT_AHEAD
+            && self.options.sync == SyncPolicy::Always
+            && !hazards.no_sync
+            && !hazards.no_roll_barrier
+            && !self.disk_full;
+        if !may {
+            return Step::Wait;
+        }
+        match self.step_running() {
+            Step::Data { body_max } if self.pending.bytes() >= body_max => Step::Data { body_max },
+            _ => Step::Wait,
         }
     }
 

@@ -4,10 +4,12 @@
 //! acknowledged when its own write and sync ended well and all flushes before it are acknowledged. So the end of the
 //! acknowledged prefix never runs ahead of what a completed sync covers, and it is what headers carry as `durable_to`.
 //! A sync that ended well is not taken for another flush's: the error of a lost write may have gone to that one.
+//!
+//! While as many flushes are written as may be, full ones are built ahead. Such a flush begins when the one that many
+//! places before it is synced, and all before that.
 
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
 
 use equeue_record::{BROKER_PART_LEN, BrokerStamp, Offset, QueueKey, stamp};
 
@@ -18,30 +20,35 @@ use super::{CommitLog, DurableListener};
 use crate::cache::Span;
 use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, SealBody, SnapshotPrefix};
 use crate::index::Run;
-use crate::io::{Io, IoFile};
+use crate::io::{FlushWrite, FlushWritten, Io, IoFile};
 use crate::types::{Position, Ticket};
 
 /// A flush that is not acknowledged yet.
 pub(super) struct InFlight<I: Io> {
     number: u64,
     pub(super) header: FlushHeader,
-    memory: Rc<I::Buffer>,
     runs: Vec<(QueueKey, Run)>,
     last_ticket: Ticket,
     batches: u64,
     pub(super) slice: Option<SnapshotPrefix>,
-    /// Written and synced.
-    done: bool,
+    /// What was written, once that is done and synced.
+    written: Option<Rc<I::Buffer>>,
 }
 
 /// A flush on its way to the device.
 pub(super) struct Launch<I: Io> {
     number: u64,
     file: Rc<I::File>,
-    memory: Rc<I::Buffer>,
+    flush: FlushWrite<I::Buffer>,
+}
+
+/// A flush that is being written.
+struct About {
+    number: u64,
     segment: Position,
     /// In the file.
     at: u64,
+    len: usize,
     sync: bool,
 }
 
@@ -101,7 +108,7 @@ impl<I: Io> Core<I> {
             }
             Step::Wait | Step::Switch | Step::Stop => return None,
         };
-        Some(self.place_flush(content))
+        Some(self.place_flush(io, content))
     }
 
     fn data(&mut self, io: &I, body_max: usize, work: &mut Workspace) -> Content<I> {
@@ -157,9 +164,11 @@ impl<I: Io> Core<I> {
     }
 
     /// Gives the flush its place in the log: header, chain, the next position.
-    fn place_flush(&mut self, content: Content<I>) -> Launch<I> {
-        let Content { kind, mut memory, body, units, batches, slice, end } = content;
+    fn place_flush(&mut self, io: &I, content: Content<I>) -> Launch<I> {
+        let Content { kind, memory, body, units, batches, slice, end } = content;
         let (segment, file) = self.active.as_ref().expect("a flush needs an active segment");
+        let behind = self.in_flight.len().checked_sub(self.options.flush_depth);
+        let behind = behind.and_then(|index| self.in_flight.get(index));
         let narrow = |bytes: u64| u32::try_from(bytes).expect("a flush and its span end with its window");
         let header = FlushHeader {
             kind,
@@ -175,17 +184,16 @@ impl<I: Io> Core<I> {
             durable_to: self.synced_end,
             next_salt: if kind == FlushKind::Seal { self.next_salt() } else { None },
         };
-        if let Some(front) = memory.as_mut().first_chunk_mut::<FLUSH_HEADER_LEN>() {
-            *front = header.encode();
-        }
-        let memory = Rc::new(memory);
         let launch = Launch {
             number: self.next_flush,
             file: Rc::clone(file),
-            memory: Rc::clone(&memory),
-            segment: segment.position,
-            at: self.position.0 - segment.position.0,
-            sync: !self.options.hazards.no_sync && self.syncs_itself(kind),
+            flush: FlushWrite {
+                memory,
+                header,
+                segment: segment.position,
+                after: behind.map_or(Position(0), |flight| flight.header.next()),
+                sync: !self.options.hazards.no_sync && self.syncs_itself(kind),
+            },
         };
         if kind == FlushKind::Data {
             self.snapshot_turn = true;
@@ -194,48 +202,48 @@ impl<I: Io> Core<I> {
         self.in_flight.push_back(InFlight {
             number: self.next_flush,
             header,
-            memory,
             runs: body.runs,
             last_ticket: self.flushed,
             batches,
             slice,
-            done: false,
+            written: None,
         });
         self.next_flush += 1;
         self.link = header.link();
         self.position = header.next();
-        self.covered_to = self.covered_to.max(header.durable_to);
         self.stats.padding_bytes += u64::from(header.span) - (FLUSH_HEADER_LEN + body.len) as u64;
         if self.options.hazards.no_high_watermark {
-            self.publish_early();
+            self.publish_early(io, &launch.flush.memory);
         }
         launch
     }
 
     /// What the null control of the high watermark does: readers see a flush before it is durable.
-    fn publish_early(&mut self) {
-        if let Some(mut flight) = self.in_flight.pop_back() {
-            self.publish(&mut flight, &mut Vec::new());
-            self.in_flight.push_back(flight);
-        }
+    fn publish_early(&mut self, io: &I, content: &I::Buffer) {
+        let Some(mut flight) = self.in_flight.pop_back() else { return };
+        let mut copy = io.allocate(content.as_ref().len());
+        copy.as_mut().copy_from_slice(content.as_ref());
+        self.publish(&mut flight, Rc::new(copy), &mut Vec::new());
+        self.in_flight.push_back(flight);
     }
 
     /// A flush was written and synced. Gives what is durable now, flush by flush.
-    pub(super) fn complete(&mut self, number: u64, told: &mut Vec<Acknowledged>) {
+    fn complete(&mut self, number: u64, written: FlushWritten<I::Buffer>, told: &mut Vec<Acknowledged>) {
         if self.poison.is_some() {
             return;
         }
+        self.covered_to = self.covered_to.max(written.durable_to);
         if let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.number == number) {
-            flight.done = true;
+            flight.written = Some(written.memory);
         }
-        while self.in_flight.front().is_some_and(|flight| flight.done) {
+        while let Some(memory) = self.in_flight.front_mut().and_then(|flight| flight.written.take()) {
             if let Some(flight) = self.in_flight.pop_front() {
-                told.push(self.acknowledge(flight));
+                told.push(self.acknowledge(flight, memory));
             }
         }
     }
 
-    fn acknowledge(&mut self, mut flight: InFlight<I>) -> Acknowledged {
+    fn acknowledge(&mut self, mut flight: InFlight<I>, memory: Rc<I::Buffer>) -> Acknowledged {
         let header = flight.header;
         self.stats.flushes += 1;
         self.stats.batches += flight.batches;
@@ -255,7 +263,7 @@ impl<I: Io> Core<I> {
             }
         }
         let mut queues = Vec::with_capacity(flight.runs.len());
-        self.publish(&mut flight, &mut queues);
+        self.publish(&mut flight, memory, &mut queues);
         // Behind the runs: a queue that is no more may have some in this flush.
         self.apply_facts(&facts);
         if let Some(slice) = flight.slice {
@@ -267,7 +275,7 @@ impl<I: Io> Core<I> {
     }
 
     /// Lets readers see a flush: its runs, and its memory as part of the cache.
-    fn publish(&mut self, flight: &mut InFlight<I>, queues: &mut Vec<QueueKey>) {
+    fn publish(&mut self, flight: &mut InFlight<I>, memory: Rc<I::Buffer>, queues: &mut Vec<QueueKey>) {
         for (queue, run) in flight.runs.drain(..) {
             if queue == QueueKey::STATE {
                 self.state_durable = run.next_offset();
@@ -278,7 +286,7 @@ impl<I: Io> Core<I> {
             queues.push(queue);
         }
         if flight.header.kind == FlushKind::Data {
-            let (position, memory) = (flight.header.position, Rc::clone(&flight.memory));
+            let FlushHeader { position, .. } = flight.header;
             self.cache.insert_flush(Span { position, memory, checked_to: flight.header.next() });
         }
     }
@@ -303,7 +311,7 @@ impl<I: Io> CommitLog<I> {
                 step => {
                     let launch = self.inner.core.borrow_mut().build(&self.inner.io, step, &mut work);
                     if let Some(launch) = launch {
-                        self.inner.io.spawn(self.clone().write(launch));
+                        self.launch(launch);
                         self.rest();
                     }
                 }
@@ -312,26 +320,40 @@ impl<I: Io> CommitLog<I> {
         self.stopped();
     }
 
-    /// Writes and syncs one flush.
-    async fn write(self, launch: Launch<I>) {
-        let _busy = self.busy();
-        let begun = Instant::now();
-        let Launch { number, file, memory, segment, at, sync } = launch;
-        let len = (*memory).as_ref().len();
-        let result = write_and_sync::<I>(&file, memory, at, sync).await;
+    /// Hands a flush over to be written and synced; a task waits for what becomes of it.
+    fn launch(&self, launch: Launch<I>) {
+        let Launch { number, file, flush } = launch;
+        let (segment, at, sync) = (flush.segment, flush.at(), flush.sync);
+        let about = About { number, segment, at, len: flush.memory.as_ref().len(), sync };
+        let writing = file.write_flush(flush);
+        let busy = self.busy();
+        let log = self.clone();
+        self.inner.io.spawn(async move {
+            let result = writing.await;
+            log.written(&about, result);
+            drop(busy);
+        });
+    }
+
+    fn written(&self, flush: &About, result: io::Result<FlushWritten<I::Buffer>>) {
+        let About { number, segment, at, len, sync } = *flush;
         match result {
-            Ok(()) => {
+            Ok(written) if written.bytes == len => {
                 let told = {
                     let mut core = self.inner.core.borrow_mut();
                     core.stats.syncs += u64::from(sync);
-                    core.stats.flush_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    core.stats.flush_us += u64::try_from(written.took.as_micros()).unwrap_or(u64::MAX);
                     let mut told = Vec::with_capacity(2);
-                    core.complete(number, &mut told);
+                    core.complete(number, written, &mut told);
                     told
                 };
                 self.tell(&told);
             }
-            Err(error) => {
+            other => {
+                let error = other.map_or_else(
+                    |error| error.to_string(),
+                    |written| format!("only {} of {len} bytes written", written.bytes),
+                );
                 self.poison(&format!("writing {len} bytes to segment {segment} at byte {at}: {error}"));
             }
         }
@@ -365,15 +387,5 @@ impl<I: Io> CommitLog<I> {
         }
         self.inner.tickets.reached(Ticket(u64::MAX));
         self.inner.work.notify();
-    }
-}
-
-async fn write_and_sync<I: Io>(file: &I::File, memory: Rc<I::Buffer>, at: u64, sync: bool) -> io::Result<()> {
-    let len = (*memory).as_ref().len();
-    let written = file.write_flush(memory, at, sync).await?;
-    if written == len {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::WriteZero, format!("only {written} of {len} bytes written")))
     }
 }

@@ -16,7 +16,7 @@ pub struct LogOptions {
     /// a window of 1 MiB, so more would not be used. Segments of less than 3 MiB have no window for a whole MiB:
     /// with them it is at most 1 MiB - 8 KiB.
     pub flush_bytes_max: usize,
-    /// Flushes in flight (1..2; default 2).
+    /// Flushes written at a time (1..2; default 2). Up to two more, full ones, are built ahead.
     pub flush_depth: usize,
     /// Bytes of memory for recent and re-read log bytes (default 256 MiB).
     pub cache_bytes: usize,

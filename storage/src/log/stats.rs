@@ -58,7 +58,7 @@ pub struct LogStats {
     pub torn_bytes: u64,
     /// Bytes that wait for a flush now.
     pub pending_bytes: usize,
-    /// Flushes in flight now.
+    /// Flushes that are not durable yet: written now, or built ahead.
     pub in_flight: usize,
     /// Runs in memory now.
     pub runs: usize,

@@ -2,9 +2,9 @@
 //! power cut can leave at each moment, and what the rules of [`super::tail`] make of it.
 //!
 //! A log of up to five flushes; one of them may be a SEAL, with the rest in the next segment. A flush is written, then
-//! synced; a sync covers what was written before it began. At most `depth` flushes are begun and not acknowledged, and
-//! acknowledgement is in order. At a power cut each flush that no sync covers is there wholly, with its header only,
-//! or not at all.
+//! synced; a sync covers what was written before it began. At most `depth` flushes are begun and not synced with all
+//! before them, and acknowledgement is in order. At a power cut each flush that no sync covers is there wholly, with its
+//! header only, or not at all.
 //!
 //! Null controls: with one rule switched off, the model must find what that rule is for.
 

@@ -1,21 +1,32 @@
 //! A file in memory: each call is numbered, takes its time and may fail.
 
+use std::cell::RefCell;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
+
+use futures::channel::oneshot;
 
 use super::disk::InodeRef;
 use super::{CallKind, Fault, MemoryIo};
-use crate::io::{IoFile, is_aligned};
+use crate::io::line::{Line, Place, not_begun};
+use crate::io::{FlushWrite, FlushWritten, IoFile, is_aligned, put_header};
+use crate::types::Position;
 
 /// An open file of a [`MemoryIo`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MemoryFile {
     pub(super) io: MemoryIo,
     pub(super) path: PathBuf,
     pub(super) inode: InodeRef,
     pub(super) can_write: bool,
+    pub(super) line: Rc<RefCell<FlushLine>>,
 }
+
+/// Flushes on their way through a handle: who waits is told up to where all is synced when its turn has come.
+pub(super) type FlushLine = Line<oneshot::Sender<Position>>;
 
 fn aligned(position: u64, len: usize) -> io::Result<usize> {
     if is_aligned(position) && is_aligned(len as u64) {
@@ -26,6 +37,24 @@ fn aligned(position: u64, len: usize) -> io::Result<usize> {
 }
 
 impl MemoryFile {
+    /// Lets those flushes begin whose turn it is; those that never will learn it from their places being gone.
+    fn advance(&self) {
+        let mut line = self.line.borrow_mut();
+        while let Some(turn) = line.begin() {
+            let _ = turn.job.send(turn.synced_to);
+        }
+        line.refused().for_each(drop);
+    }
+
+    async fn write_and_sync(&self, buffer: Rc<Vec<u8>>, position: u64, sync: bool) -> io::Result<usize> {
+        let len = buffer.len();
+        let written = self.write_at(buffer, position).await?;
+        if sync && written == len {
+            self.sync().await?;
+        }
+        Ok(written)
+    }
+
     /// Bytes by which the file would grow.
     fn growth(&self, end: usize) -> usize {
         end.saturating_sub(self.inode.borrow().live().len())
@@ -66,13 +95,26 @@ impl IoFile for MemoryFile {
         Ok(len)
     }
 
-    async fn write_flush(&self, buffer: Rc<Vec<u8>>, position: u64, sync: bool) -> io::Result<usize> {
-        let len = buffer.len();
-        let written = self.write_at(buffer, position).await?;
-        if sync && written == len {
-            self.sync().await?;
+    fn write_flush(
+        &self,
+        flush: FlushWrite<Vec<u8>>,
+    ) -> impl Future<Output = io::Result<FlushWritten<Vec<u8>>>> + use<> + 'static {
+        let (place, at) = (Place::of(&flush), flush.at());
+        let FlushWrite { mut memory, header, sync, .. } = flush;
+        let (turn, begun) = oneshot::channel();
+        self.line.borrow_mut().join(place, turn);
+        self.advance();
+        let this = self.clone();
+        async move {
+            let synced_to = begun.await.map_err(|_| not_begun())?;
+            let durable_to = put_header(header, synced_to, &mut memory);
+            let memory = Rc::new(memory);
+            let written = this.write_and_sync(Rc::clone(&memory), at, sync).await;
+            let is_whole = written.as_ref().is_ok_and(|written| *written == memory.len());
+            this.line.borrow_mut().end(place, is_whole);
+            this.advance();
+            Ok(FlushWritten { bytes: written?, memory, durable_to, took: Duration::ZERO })
         }
-        Ok(written)
     }
 
     async fn sync(&self) -> io::Result<()> {

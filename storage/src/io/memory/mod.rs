@@ -341,7 +341,8 @@ impl Io for MemoryIo {
         self.call(CallKind::Open, path, 0, 0).await?;
         let mut disk = self.world.disk.borrow_mut();
         let inode = if access == Access::CreateNew { disk.create(path)? } else { disk.find(path)? };
-        Ok(MemoryFile { io: self.clone(), path: path.to_owned(), inode, can_write: access != Access::Read })
+        let can_write = access != Access::Read;
+        Ok(MemoryFile { io: self.clone(), path: path.to_owned(), inode, can_write, line: Rc::default() })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
