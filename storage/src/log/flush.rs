@@ -167,6 +167,7 @@ impl<I: Io> Core<I> {
     fn place_flush(&mut self, io: &I, content: Content<I>) -> Launch<I> {
         let Content { kind, memory, body, units, batches, slice, end } = content;
         let (segment, file) = self.active.as_ref().expect("a flush needs an active segment");
+        // As many places before it as are written at a time: when that one is synced, there is room for this one.
         let behind = self.in_flight.len().checked_sub(self.options.flush_depth);
         let behind = behind.and_then(|index| self.in_flight.get(index));
         let narrow = |bytes: u64| u32::try_from(bytes).expect("a flush and its span end with its window");
