@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures::channel::oneshot;
 use glommio::GlommioError;
-use glommio::net::TcpStream;
 use thiserror::Error;
 
 use super::socket::Socket;
@@ -231,13 +230,8 @@ impl Dialer {
     }
 
     async fn connect_and_ask<R: Request>(&mut self, request: &R) -> Result<(Link, R::Answer), Fault> {
-        let time_max = self.config.connect;
-        let mut link = within(
-            time_max,
-            "accept a connection",
-            connect(self.address.clone(), &mut self.lookup, time_max),
-        )
-        .await?;
+        let connecting = connect(self.address.clone(), &mut self.lookup);
+        let mut link = within(self.config.connect, "accept a connection", connecting).await?;
         let hello = Hello {
             version_min: PROTOCOL_MINOR_MIN,
             version_max: PROTOCOL_MINOR_MAX,
@@ -300,11 +294,9 @@ impl Link {
 }
 
 /// Resolves, connects, sends the preamble.
-async fn connect(address: String, lookup: &mut Option<Lookup>, time_max: Duration) -> Result<Link, Fault> {
+async fn connect(address: String, lookup: &mut Option<Lookup>) -> Result<Link, Fault> {
     let address = resolve(address, lookup).await?;
-    let stream = TcpStream::connect_timeout(address, time_max).await.map_err(io::Error::from)?;
-    stream.set_nodelay(true).map_err(io::Error::from)?;
-    let link = Link { socket: Socket::of(stream), received: BytesMut::new() };
+    let link = Link { socket: Socket::connect(address).await?, received: BytesMut::new() };
     link.write(&Preamble { shard: None, purpose: Purpose::Admin, tls: false }.encode()).await?;
     Ok(link)
 }

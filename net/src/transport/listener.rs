@@ -4,18 +4,20 @@
 //! but the 16 bytes of the preamble is read here; a descriptor that is not handed over is closed; each accepted socket
 //! holds a [`Permit`] from the accept to its end, wherever it is served.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 
-use super::socket::{readable, receive_into};
+use super::readiness::Watched;
+use super::socket::receive_into;
 use crate::preamble::{PREAMBLE_LEN, Preamble, PreambleError};
 
 /// Connections that the kernel keeps until they are accepted.
@@ -24,8 +26,8 @@ const BACKLOG: i32 = 1024;
 const BATCH_MAX: usize = 64;
 /// Time to wait after a failed accept (most often: no descriptors left).
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// How long an address may still be taken by a predecessor: the kernel ends the rings of a killed process, and with
-/// them its listening socket, some milliseconds after the process itself.
+/// How long an address may still be taken by a predecessor: the kernel closes the sockets of a killed process
+/// some milliseconds after its end was told.
 const PREDECESSOR_MAX: Duration = Duration::from_secs(2);
 /// Time between two looks at whether it is.
 const PREDECESSOR_STEP: Duration = Duration::from_millis(5);
@@ -153,13 +155,23 @@ pub async fn accept(
     preamble_time_max: Duration,
     on_accepted: impl Fn(Accepted) + 'static,
 ) {
-    let listener = Listening(listener);
     let on_accepted = Rc::new(on_accepted);
     let (mut full, mut failed) = (Quiet::default(), Quiet::default());
+    let watched = loop {
+        match Watched::new(&listener) {
+            Ok(watched) => break watched,
+            Err(error) => {
+                if failed.speak() {
+                    tracing::warn!(%error, "waiting for connections failed; trying again");
+                }
+                glommio::timer::sleep(BACK_OFF).await;
+            }
+        }
+    };
     loop {
         let mut batch = 0;
         let pause = loop {
-            match accept_one(&listener.0) {
+            match accept_one(&listener) {
                 Ok((fd, peer)) => match permits.take() {
                     Some(permit) => {
                         let on_accepted = Rc::clone(&on_accepted);
@@ -171,7 +183,10 @@ pub async fn accept(
                     }
                     None => {}
                 },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    watched.unreadable();
+                    break false;
+                }
                 // The peer was gone before it was accepted, or a signal came.
                 Err(error)
                     if matches!(
@@ -191,19 +206,10 @@ pub async fn accept(
                 glommio::executor().yield_task_queue_now().await;
             }
         };
-        if pause || readable(&listener.0).await.is_err() {
+        if pause {
             glommio::timer::sleep(BACK_OFF).await;
         }
-    }
-}
-
-/// Frees the address when it is dropped. Closing the descriptor does not: the ring's poll keeps the socket for a while.
-struct Listening(TcpListener);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        // An error leaves what would have been without it.
-        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+        poll_fn(|cx| watched.poll_readable(cx)).await;
     }
 }
 
@@ -246,22 +252,17 @@ enum GreetError {
 async fn read_preamble(fd: &OwnedFd) -> Result<Preamble, GreetError> {
     let mut bytes = [0_u8; PREAMBLE_LEN];
     let mut missing = &mut bytes[..];
+    let watched = Watched::new(fd)?;
     while !missing.is_empty() {
-        let read = match receive_into(fd, missing) {
+        match receive_into(fd, missing) {
             Ok(0) => return Err(GreetError::Closed),
-            Ok(read) => read,
+            Ok(read) => missing = missing.get_mut(read..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match (readable(fd).await?, &mut missing) {
-                    (Some(byte), [first, ..]) => {
-                        *first = byte;
-                        1
-                    }
-                    _ => 0,
-                }
+                watched.unreadable();
+                poll_fn(|cx| watched.poll_readable(cx)).await;
             }
             Err(error) => return Err(error.into()),
-        };
-        missing = missing.get_mut(read..).unwrap_or_default();
+        }
     }
     let preamble = Preamble::decode(&bytes)?;
     if preamble.tls { Err(GreetError::Tls) } else { Ok(preamble) }

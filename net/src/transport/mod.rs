@@ -13,6 +13,7 @@ pub mod dialer;
 pub mod listener;
 mod outgoing;
 pub mod preflight;
+mod readiness;
 mod socket;
 mod wake;
 

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,6 +16,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const SPARE_CHUNKS_MAX: usize = 2;
 /// A chunk that has grown past this is not kept.
 const SPARE_BYTES_MAX: usize = 256 << 10;
+/// Less than this part of a memory is copied. So what a connection holds is at most so many times what it has queued.
+const COPIED_PARTS: usize = 16;
 /// Slices given to one system call.
 pub(super) const SLICES_MAX: usize = 64;
 
@@ -87,9 +90,17 @@ impl Outgoing {
         result
     }
 
-    /// Queues memory that is sent from where it lies.
+    /// Queues memory that is sent from where it lies. A small part of it is copied: it would hold all of the memory until
+    /// it is sent, which the limits on queued bytes do not see.
     pub(super) fn share(&self, shared: Shared) {
         let len = shared.bytes().len();
+        if len.saturating_mul(COPIED_PARTS) < (*shared.memory).as_ref().len() {
+            let copied: Result<(), Infallible> = self.append(|out| {
+                out.extend_from_slice(shared.bytes());
+                Ok(())
+            });
+            return copied.unwrap_or_else(|never| match never {});
+        }
         if len > 0 {
             self.queued.set(self.queued.get() + len);
             self.segments.borrow_mut().push_back(Segment::Shared(shared));
@@ -160,8 +171,6 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -213,6 +222,19 @@ mod tests {
         assert_eq!(queue.spare.borrow().len(), 1);
         append(&queue, b"x");
         assert_eq!(queue.spare.borrow().len(), 0);
+    }
+
+    #[test]
+    fn a_small_part_of_a_memory_does_not_hold_it() {
+        let queue = Outgoing::default();
+        let memory: Rc<Vec<u8>> = Rc::new((0..160_u8).collect());
+        for (range, holders) in [(3..12, 1), (20..30, 2), (0..0, 2), (150..159, 2)] {
+            queue.share(Shared { memory: memory.clone(), range: range.clone() });
+            assert_eq!(Rc::strong_count(&memory), holders, "{range:?}");
+        }
+        let expected: Vec<u8> = (3..12).chain(20..30).chain(150..159).collect();
+        assert_eq!(take(&queue, 1_000), expected);
+        assert_eq!(Rc::strong_count(&memory), 1);
     }
 
     proptest! {
