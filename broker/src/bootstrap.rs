@@ -91,7 +91,7 @@ pub(crate) struct Shards {
     pub(crate) events: flume::Receiver<(u16, Event)>,
     threads: Vec<JoinHandle<()>>,
     /// Released when the shards have ended.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 impl Shards {
@@ -149,6 +149,12 @@ pub fn start(config: BrokerConfig) -> Result<BrokerHandle, BrokerError> {
     }));
     let shards = start_shards(&broker, &options, data_dir)?;
     let shards = control::wait_ready(shards)?;
+    if broker.config.storage.mode == StorageMode::Disk
+        && let Err(error) = shards.data_dir.note_begun()
+    {
+        control::stop_now(shards);
+        return Err(error.into());
+    }
     let (stop, stopped) = flume::bounded(1);
     let control = control::spawn(shards, clients, http, stopped)?;
     Ok(BrokerHandle { address, http_address, broker, stop, control: Some(control) })
@@ -219,13 +225,8 @@ fn start_shards(
     data_dir: DataDir,
 ) -> Result<Shards, BrokerError> {
     let (events_out, events) = flume::unbounded(); // a handful per shard in all
-    let mut shards = Shards {
-        broker: Arc::clone(broker),
-        commands: Vec::new(),
-        events,
-        threads: Vec::new(),
-        _data_dir: data_dir,
-    };
+    let mut shards =
+        Shards { broker: Arc::clone(broker), commands: Vec::new(), events, threads: Vec::new(), data_dir };
     for (index, mesh) in (0_u16..).zip(mesh::build(broker.shards)) {
         let (commands, received) = flume::bounded(4);
         let start = ShardStart {

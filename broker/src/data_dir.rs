@@ -8,11 +8,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use equeue_storage::format::{FormatError, Identity};
-use equeue_storage::offline::{self, LockError};
+use equeue_storage::LogId;
+use equeue_storage::format::{BEGUN_FILE, FormatError, Identity};
+use equeue_storage::offline::{self, LockError, OfflineError};
 use uuid::Uuid;
 
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, StorageMode};
 
 const IDENTITY_FILE: &str = "identity";
 const IDENTITY_NEW: &str = "identity.tmp";
@@ -52,6 +53,30 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// A log holds nothing any more. Nothing was changed.
+    #[error(
+        "{path}: log {log} is missing: it was begun, and no segment of it is there. Mount it, or restore the folder from a \
+         copy; to give up all that it held, {act}"
+    )]
+    LogMissing {
+        /// Its folder.
+        path: PathBuf,
+        /// Its number.
+        log: LogId,
+        /// What the operator does who gives it up.
+        act: String,
+    },
+    /// There was no space to begin a log: the first start needs it.
+    #[error("{path}: there is no space for the first segment of log {log}")]
+    LogNotBegun {
+        /// Its folder.
+        path: PathBuf,
+        /// Its number.
+        log: LogId,
+    },
+    /// What the directory holds cannot be told.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// The identity file is damaged, or of a newer build.
     #[error("{path}: the identity file cannot be used")]
     Identity {
@@ -87,6 +112,9 @@ impl DataDir {
             None => create_identity(&path, config)?,
         };
         check(&path, &identity, config)?;
+        if config.storage.mode == StorageMode::Disk {
+            check_logs(&path, &identity)?;
+        }
         if config.logs != 0 && config.logs != identity.logs {
             tracing::warn!(
                 configured = config.logs,
@@ -95,6 +123,24 @@ impl DataDir {
             );
         }
         Ok(Self { path, identity, _lock: lock })
+    }
+
+    /// Writes down that all logs were begun, once each is open and before anything is stored: from then on one that holds
+    /// nothing is missing.
+    ///
+    /// # Errors
+    /// There was no space for a log's first segment. Without space for the note alone it is left to the next start.
+    pub(crate) fn note_begun(&self) -> Result<(), DataDirError> {
+        let logs = self.identity.logs;
+        if let Some(log) = offline::empty_logs(&self.path, logs)?.first().copied() {
+            return Err(DataDirError::LogNotBegun { path: self.log_dir(log.0), log });
+        }
+        if let Err(error) = offline::note_begun(&self.path, logs) {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(%error, cause = error.source().map(tracing::field::display),
+                "that all logs were begun could not be written down; it is tried again at the next start");
+        }
+        Ok(())
     }
 
     /// The folder of a log.
@@ -126,7 +172,8 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
 fn create_identity(dir: &Path, config: &BrokerConfig) -> Result<Identity, DataDirError> {
     for entry in std::fs::read_dir(dir).map_err(at(dir, "listing it"))? {
         let entry = entry.map_err(at(dir, "listing it"))?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"log-") {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b"log-") || name == BEGUN_FILE {
             return Err(DataDirError::IdentityMissing { path: dir.to_owned() });
         }
     }
@@ -188,6 +235,18 @@ fn check(dir: &Path, identity: &Identity, config: &BrokerConfig) -> Result<(), D
     Ok(())
 }
 
+/// A log that holds nothing is opened only where it never held anything: its offsets would be given twice.
+fn check_logs(dir: &Path, identity: &Identity) -> Result<(), DataDirError> {
+    let Some(log) = offline::missing_logs(dir, identity.logs)?.first().copied() else { return Ok(()) };
+    let act = if log == LogId(0) {
+        // A new catalog would give the keys of old queues, whose messages the other logs still have, to new ones.
+        "begin with another data directory: without its catalog this one is of no use".to_owned()
+    } else {
+        format!("run `equeue log repair {} --log {log} --begin-anew`", dir.display())
+    };
+    Err(DataDirError::LogMissing { path: log_dir(dir, log.0), log, act })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +302,9 @@ mod tests {
     fn logs_without_an_identity_are_not_adopted() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("log-0")).unwrap();
+        let refused = DataDir::open(&config(dir.path()));
+        assert!(matches!(refused, Err(DataDirError::IdentityMissing { .. })), "{refused:?}");
+        std::fs::rename(dir.path().join("log-0"), dir.path().join(BEGUN_FILE)).unwrap();
         let refused = DataDir::open(&config(dir.path()));
         assert!(matches!(refused, Err(DataDirError::IdentityMissing { .. })), "{refused:?}");
     }

@@ -8,6 +8,8 @@ mod cache;
 mod crc;
 mod fast_hash;
 pub mod format;
+#[cfg(test)]
+mod format_doc;
 mod index;
 pub mod io;
 pub mod log;

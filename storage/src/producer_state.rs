@@ -20,9 +20,9 @@ use crate::types::Ticket;
 /// Batches of one producer in one queue that may wait for durability at the same time.
 pub(crate) const IN_FLIGHT_MAX: usize = 5;
 /// Batches remembered of one producer in one queue.
-const REMEMBERED: usize = IN_FLIGHT_MAX + 1;
+pub(crate) const REMEMBERED: usize = IN_FLIGHT_MAX + 1;
 /// Bytes of one batch in a snapshot.
-const STORED_LEN: usize = 26;
+pub(crate) const STORED_LEN: usize = 26;
 
 /// Names the state of a producer in a queue. The id is random and chosen by the producer.
 pub(crate) type ProducerKey = (i64, QueueKey);

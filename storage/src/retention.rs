@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 pub const CLOCK_JUMP_MS_MAX: i64 = 3_600_000;
 /// Difference between two clocks, from one look to the next, that is drift and no jump.
 const CLOCK_DRIFT_MS_MAX: i64 = 5_000;
-/// Time that a clock is given to be set after a start at which all messages look too old.
+/// Time that a clock is given to be set after a start at which even the newest message looks old.
 const PATIENCE_MS: i64 = 600_000;
 /// A segment that has used up this share of its limit is near its end: whoever has a backlog in it is warned.
 const NEAR_PERCENT: u64 = 90;
@@ -109,7 +109,8 @@ impl RetentionPolicy {
                 i64::try_from(share(most)).unwrap_or(i64::MAX)
             }),
             bytes_max: self.bytes_max.map(share),
-            segments_max: None,
+            // Few are counted one by one: the last one that may be there is near the end in any case.
+            segments_max: self.segments_max.map(|most| most.saturating_sub((most / 10).max(1))),
             ..self.clone()
         };
         near.reason(standing).is_some()
@@ -162,12 +163,19 @@ impl RetentionAdvisor for NoAdvisor {
 /// Notices that the clock of people jumped, by comparing it with one that never does.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClockWatch {
+    /// Time of the newest message that the log was opened with.
+    found_ms: Option<i64>,
     first: Option<i64>,
     last: Option<(i64, i64)>,
     jumped_ms: i64,
 }
 
 impl ClockWatch {
+    /// For a log whose newest message was appended at `found_ms` when it was opened.
+    pub(crate) fn after(found_ms: Option<i64>) -> Self {
+        Self { found_ms, ..Self::default() }
+    }
+
     /// Looks at both clocks; tells whether the clock of people is to be believed. One that jumped is believed again
     /// once it has jumped back.
     pub(crate) fn look(&mut self, wall_ms: i64, uptime: Duration) -> bool {
@@ -182,14 +190,23 @@ impl ClockWatch {
         self.is_believed()
     }
 
-    /// Whether the first look was only a moment ago, so that the clock may not be set yet.
-    pub(crate) fn is_young(&self, uptime: Duration) -> bool {
-        self.first.is_none_or(|first| to_ms(uptime).saturating_sub(first) < PATIENCE_MS)
+    /// Whether the clock may not be set yet: the first look was only a moment ago, and by the clock even the newest message
+    /// that the log was opened with is older than `age_ms`, or than a jump may be. Messages since then prove nothing:
+    /// they have their time from the same clock.
+    pub(crate) fn is_patient(&self, wall_ms: i64, uptime: Duration, age_ms: i64) -> bool {
+        let is_young = self.first.is_none_or(|first| to_ms(uptime).saturating_sub(first) < PATIENCE_MS);
+        let most = age_ms.min(CLOCK_JUMP_MS_MAX);
+        is_young && self.found_ms.is_some_and(|found| wall_ms.saturating_sub(found) > most)
     }
 
     /// See [`ClockWatch::look`].
     pub(crate) const fn is_believed(&self) -> bool {
         self.jumped_ms.saturating_abs() <= CLOCK_JUMP_MS_MAX
+    }
+
+    /// Time of the newest message that the log was opened with.
+    pub(crate) const fn found_ms(&self) -> Option<i64> {
+        self.found_ms
     }
 
     /// How far the clock is from where it should be, ms.
@@ -287,6 +304,36 @@ mod tests {
         let after = |hours: i64| Standing { now_ms: Some((10 + hours) * HOUR_MS), ..well() };
         assert!(!policy.is_near(&after(89)));
         assert!(policy.is_near(&after(91)) && policy.reason(&after(91)).is_none());
+    }
+
+    #[test]
+    fn a_warning_comes_before_there_are_too_many_segments() {
+        let policy = |most| RetentionPolicy { segments_max: Some(most), ..RetentionPolicy::default() };
+        let with = |segments| Standing { segments, ..well() };
+        assert!(!policy(4).is_near(&with(3)) && policy(4).is_near(&with(4)));
+        assert!(policy(4).reason(&with(4)).is_none());
+        assert!(!policy(100).is_near(&with(90)) && policy(100).is_near(&with(91)));
+        assert!(policy(1).is_near(&with(1)), "and never one too few");
+    }
+
+    #[test]
+    fn a_clock_that_may_not_be_set_yet_is_given_time() {
+        let at = |seconds: u64| Duration::from_secs(seconds);
+        let seen = |found_ms: Option<i64>, wall_ms: i64| {
+            let mut watch = ClockWatch::after(found_ms);
+            watch.look(wall_ms, at(10));
+            watch
+        };
+        let (found, ahead) = (1_000_000, 1_000_000 + 9000 * HOUR_MS);
+        let watch = seen(Some(found), ahead);
+        assert!(watch.is_patient(ahead, at(10), 48 * HOUR_MS));
+        assert!(watch.is_patient(ahead + 599_000, at(609), 48 * HOUR_MS));
+        assert!(!watch.is_patient(ahead + 600_000, at(610), 48 * HOUR_MS), "it was meant");
+        assert!(watch.is_patient(ahead, at(10), i64::MAX), "the age does not matter: it is more than a jump");
+        let soon = found + HOUR_MS / 2;
+        assert!(!seen(Some(found), soon).is_patient(soon, at(10), 48 * HOUR_MS));
+        assert!(seen(Some(found), soon).is_patient(soon, at(10), HOUR_MS / 4), "all of it would go");
+        assert!(!seen(None, ahead).is_patient(ahead, at(10), 48 * HOUR_MS), "a new log has nothing to lose");
     }
 
     #[test]

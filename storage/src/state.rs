@@ -49,7 +49,7 @@ pub(crate) enum EntryKey<'a> {
 }
 
 impl<'a> EntryKey<'a> {
-    fn put(self, out: &mut Vec<u8>) {
+    pub(crate) fn put(self, out: &mut Vec<u8>) {
         match self {
             Self::State(key) => {
                 out.push(CLASS_STATE);
@@ -67,7 +67,7 @@ impl<'a> EntryKey<'a> {
         }
     }
 
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (class, rest) = bytes.split_first()?;
         match *class {
             CLASS_STATE => Some(Self::State(rest)),

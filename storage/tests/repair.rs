@@ -12,9 +12,11 @@ use std::rc::Rc;
 use common::oracle::{Client, DIR, Shared, forget_waiting, missing, open, promised_end, run, segments};
 use equeue_record::{QueueKey, split_first};
 use equeue_storage::format::{FlushHeader, FlushKind};
+use equeue_storage::io::Io as _;
 use equeue_storage::io::memory::{Fault, MemoryIo, Survivors};
 use equeue_storage::log::Hazards;
 use equeue_storage::repair::{Act, Place, Plan, RepairError, carry_out, finish, plan};
+use equeue_storage::retention::{NoAdvisor, RetentionPolicy};
 use equeue_storage::{LogId, Position};
 
 fn place() -> Place {
@@ -361,4 +363,48 @@ fn what_is_whole_is_left_alone() {
     for path in io.paths() {
         assert_eq!(io.content(&path), before.content(&path));
     }
+}
+
+/// That offsets may be missing is known as long as the repaired segment is there: once it is retired, queues begin behind
+/// what was given up.
+#[test]
+fn queues_begin_behind_a_gap_once_the_repaired_segment_is_retired() {
+    let (whole, _) = written(3, false);
+    let data: Vec<Flush> = flushes(&whole).into_iter().filter(|flush| !flush.records.is_empty()).collect();
+    let first = data[0].path.clone();
+    let mut retired = 0;
+    for flush in data.iter().filter(|flush| flush.path == first) {
+        let io = copy(&whole);
+        io.damage(&flush.path, |bytes| bytes[flush.at + 140] ^= 1);
+        repair(&io, Act::Quarantine(position(&flush.path))).unwrap();
+        for life in 0..2 {
+            let journal = journal_of(3, false);
+            retired += run(&io, async move |io| {
+                let client = Client::new(open(&io, Hazards::default()).await.unwrap(), &journal);
+                let policy =
+                    RetentionPolicy { segments_max: Some(2), age_ms: None, ..RetentionPolicy::default() };
+                let before = client.log.stats().segments_kept;
+                while life == 0 && client.log.stats().segments_kept > 2 {
+                    client.log.retain(&policy, &NoAdvisor).await.unwrap();
+                    io.sleep(std::time::Duration::from_millis(50)).await;
+                }
+                for queue in (1..=3).map(QueueKey) {
+                    let Some(bounds) = client.log.bounds(queue) else { continue };
+                    let mut at = bounds.start;
+                    while at < bounds.durable_end {
+                        let read = client.log.read(queue, at, 1 << 20).await;
+                        let read =
+                            read.unwrap_or_else(|error| panic!("{queue} at {at} of {bounds:?}: {error}"));
+                        assert!(read.next_offset > at);
+                        at = read.next_offset;
+                    }
+                }
+                let gone = before - client.log.stats().segments_kept;
+                client.log.close().await.unwrap();
+                gone
+            })
+            .unwrap();
+        }
+    }
+    assert!(retired > 10, "{retired}");
 }

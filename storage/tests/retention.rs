@@ -444,8 +444,58 @@ fn a_clock_that_is_far_ahead_at_the_start_is_given_time() {
         let log = open(&io).await;
         io.sleep(Duration::from_secs(1)).await;
         assert_eq!(log.retain(&by_age(48), &NoAdvisor).await.unwrap().segments, 0);
+        assert_eq!(log.now_for_age(HOUR_MS), None);
+        fill(&log, &stored, 4).await;
+        assert_eq!(
+            log.retain(&by_age(48), &NoAdvisor).await.unwrap().segments,
+            0,
+            "new messages prove nothing"
+        );
+        assert_eq!(log.now_for_age(HOUR_MS), None);
         io.sleep(Duration::from_mins(11)).await;
+        assert_eq!(log.now_for_age(HOUR_MS), Some(io.wall_ms()));
         assert!(log.retain(&by_age(48), &NoAdvisor).await.unwrap().segments > 0, "it was meant");
+        log.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_jump_is_seen_by_whoever_asks_first() {
+    let io = MemoryIo::new(12).with_dir("/data");
+    let machine = io.clone();
+    io.run(async move {
+        let (io, stored) = (machine, Stored::default());
+        let log = open(&io).await;
+        fill(&log, &stored, 0).await;
+        assert_eq!(log.now_for_age(HOUR_MS), Some(io.wall_ms()));
+        io.jump_wall_ms(72 * HOUR_MS);
+        assert_eq!(log.now_for_age(HOUR_MS), None, "before any pass");
+        io.jump_wall_ms(-72 * HOUR_MS);
+        assert_eq!(log.now_for_age(HOUR_MS), Some(io.wall_ms()));
+        log.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_backlog_is_warned_of_before_there_are_too_many_segments() {
+    let io = MemoryIo::new(13).with_dir("/data");
+    let machine = io.clone();
+    io.run(async move {
+        let (stored, notes) = (Stored::default(), Notes::default());
+        notes.unconsumed.set(Some(Offset(0)));
+        let log = open(&machine).await;
+        while log.stats().segments_kept < 4 {
+            fill(&log, &stored, 0).await;
+        }
+        machine.sleep(Duration::from_secs(1)).await;
+        let kept = log.stats().segments_kept;
+        assert_eq!(log.retain(&keep(kept), &notes).await.unwrap().segments, 0);
+        let near = log.stats().unconsumed_near;
+        assert!(near > 0 && log.stats().unconsumed_deleted == 0);
+        log.retain(&keep(kept), &notes).await.unwrap();
+        assert_eq!(log.stats().unconsumed_near, near, "once a segment");
         log.close().await.unwrap();
     })
     .unwrap();

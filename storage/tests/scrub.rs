@@ -15,6 +15,7 @@ use equeue_storage::LogId;
 use equeue_storage::io::Io as _;
 use equeue_storage::io::memory::{CallKind, Fault, MemoryIo};
 use equeue_storage::log::{CommitLog, Hazards, LogOptions};
+use equeue_storage::retention::{NoAdvisor, RetentionPolicy};
 
 const QUEUE: QueueKey = QueueKey(4);
 const RATE: u64 = 1 << 20;
@@ -124,6 +125,40 @@ fn a_rate_of_nothing_switches_it_off() {
         let log = open_with_segments(&io, options(Hazards::default())).await;
         io.sleep(Duration::from_secs(10_000)).await;
         assert_eq!((log.stats().scrubbed_bytes, log.stats().scrub_passes), (0, 0));
+        log.close().await.unwrap();
+    });
+}
+
+/// What a process has retired must not be taken for what is left.
+#[test]
+fn after_segments_were_retired_the_others_are_still_read() {
+    run(async |io| {
+        let log = open_with_segments(&io, scrubbing()).await;
+        let before = log.stats().segments_kept;
+        let policy =
+            RetentionPolicy { segments_max: Some(before - 2), age_ms: None, ..RetentionPolicy::default() };
+        while log.stats().segments_kept > before - 2 {
+            log.retain(&policy, &NoAdvisor).await.unwrap();
+        }
+        let newest_sealed = {
+            let mut paths: Vec<PathBuf> = io
+                .paths()
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|kind| kind == "seg"))
+                .collect();
+            paths.sort();
+            let used = log.stats().segments_kept;
+            paths.truncate(used);
+            paths[used - 2].clone()
+        };
+        io.damage_in_place(&newest_sealed, |bytes| bytes[300_000] ^= 1);
+        io.sleep(Duration::from_mins(5)).await;
+        assert_eq!(log.stats().scrub_damaged, 1, "{newest_sealed:?} {:?}", log.stats());
+        io.damage_in_place(&newest_sealed, |bytes| bytes[300_000] ^= 1);
+        // The block in front decides whether the log opens again.
+        io.damage_in_place(&newest_sealed, |bytes| bytes[40] ^= 1);
+        io.sleep(Duration::from_hours(1)).await;
+        assert_eq!(log.stats().scrub_damaged, 1, "{:?}", log.stats());
         log.close().await.unwrap();
     });
 }

@@ -22,8 +22,8 @@ pub use field::Field;
 pub use flush::{Chain, FLUSH_HEADER_LEN, FLUSH_MAGIC, FlushHeader, FlushKind, LOCAL_PART_AT};
 pub use identity::{BROKER_GROUP_MAX, IDENTITY_BYTES_MAX, Identity, NAME_BYTES_MAX};
 pub use name::{
-    BALLAST_FILE, FileName, IDENTITY_FILE, LOCK_FILE, LOST_AND_FOUND_DIR, REPAIR_INTENT_FILE, index_name,
-    log_dir_name, parse_log_dir_name, prep_name, repair_name, segment_name,
+    BALLAST_FILE, BEGIN_ANEW_FILE, BEGUN_FILE, FileName, IDENTITY_FILE, LOCK_FILE, LOST_AND_FOUND_DIR,
+    REPAIR_INTENT_FILE, index_name, log_dir_name, parse_log_dir_name, prep_name, repair_name, segment_name,
 };
 pub use segment::{SEGMENT_HEADER_LEN, SEGMENT_MAGIC, Salt, SegmentHeader};
 pub use state::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, StateBatchBuilder, read_state};

@@ -9,6 +9,11 @@ pub const LOCK_FILE: &str = "lock";
 /// Where files that a repair or a fail-over set aside are kept, in a log's folder.
 pub const LOST_AND_FOUND_DIR: &str = "lost+found";
 
+/// All logs of the data directory were begun. Beside their folders.
+pub const BEGUN_FILE: &str = "begun";
+/// The log was given up and is begun anew by the next start. In a log's folder.
+pub const BEGIN_ANEW_FILE: &str = "begin.anew";
+
 /// A repair was begun: the log is not opened before it has ended. In a log's folder.
 pub const REPAIR_INTENT_FILE: &str = "repair.intent";
 

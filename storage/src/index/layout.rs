@@ -9,7 +9,7 @@
 //! Every block has a checksum that also covers which block of which segment it is: one that strayed is noticed. The
 //! salt of the segment is in the header, so an index of another segment of the same name is not taken.
 
-use equeue_record::{Offset, QueueKey};
+use equeue_record::{BATCH_HEADER_LEN, Offset, QueueKey};
 
 use super::{Run, Search};
 use crate::format::{FORMAT_VERSION, Salt, SegmentHeader};
@@ -22,11 +22,11 @@ pub(crate) const ENTRIES_MAX: usize = (INDEX_BLOCK_LEN - FRONT_LEN) / ENTRY_LEN;
 /// Fences in a block.
 pub(crate) const FENCES_MAX: usize = (INDEX_BLOCK_LEN - FRONT_LEN) / FENCE_LEN;
 
-const MAGIC: [u8; 8] = *b"EQINDEX\x1a";
+pub(crate) const MAGIC: [u8; 8] = *b"EQINDEX\x1a";
 /// Checksum, count and two bytes of zeros.
-const FRONT_LEN: usize = 8;
-const ENTRY_LEN: usize = 40;
-const FENCE_LEN: usize = 24;
+pub(crate) const FRONT_LEN: usize = 8;
+pub(crate) const ENTRY_LEN: usize = 40;
+pub(crate) const FENCE_LEN: usize = 24;
 
 /// A run of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,12 +189,14 @@ impl IndexHeader {
         };
         let blocks = header.entries.div_ceil(ENTRIES_MAX as u64);
         let fences = u64::from(header.entry_blocks).div_ceil(FENCES_MAX as u64);
-        // A later version is written anew: indexes are made from the segments.
+        // A later version is written anew: indexes are made from the segments. A run has a batch at least, so there are no more
+        // than the segment has room for: what is made of these numbers is bounded.
         let is_ours = magic == MAGIC
             && version == FORMAT_VERSION
             && header.log == segment.log
             && header.position == segment.position
             && header.salt == segment.salt
+            && header.entries <= segment.bytes / BATCH_HEADER_LEN as u64
             && blocks == u64::from(header.entry_blocks)
             && fences == u64::from(header.fence_blocks);
         is_ours.then_some(header)
@@ -356,5 +358,20 @@ mod tests {
         assert_eq!(IndexHeader::decode(&other, &block), None);
         let lying = IndexHeader { entry_blocks: 1, ..header }.encode();
         assert_eq!(IndexHeader::decode(&segment(), &lying), None);
+    }
+
+    #[test]
+    fn a_header_names_no_more_runs_than_its_segment_has_room_for() {
+        let most = segment().bytes / BATCH_HEADER_LEN as u64;
+        let header = |entries: u64| {
+            let entry_blocks = u32::try_from(entries.div_ceil(ENTRIES_MAX as u64)).unwrap();
+            let fence_blocks = entry_blocks.div_ceil(u32::try_from(FENCES_MAX).unwrap());
+            let (position, salt) = (segment().position, segment().salt);
+            IndexHeader { log: LogId(3), position, salt, entries, entry_blocks, fence_blocks }
+        };
+        for (entries, is_good) in [(most, true), (most + 1, false), (u64::from(u32::MAX) * 100, false)] {
+            let read = IndexHeader::decode(&segment(), &header(entries).encode());
+            assert_eq!(read, Some(header(entries)).filter(|_| is_good), "{entries}");
+        }
     }
 }

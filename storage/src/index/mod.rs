@@ -4,7 +4,7 @@
 //! have no index file yet are in memory, per queue ([`QueueRuns`]); every other segment has its `.idx` file.
 
 mod file;
-mod layout;
+pub(crate) mod layout;
 mod runs;
 
 pub(crate) use file::{IndexError, IndexWriter, Indexes, Lookup, walk_index};

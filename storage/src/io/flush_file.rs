@@ -138,11 +138,15 @@ impl Shared {
         let mut left = FLUSHES_IN_A_ROW;
         loop {
             let Turn { place, mut job, synced_to } = turn;
-            let outcome = job.write(&self.file, synced_to);
+            let mut outcome = job.write(&self.file, synced_to);
             left -= 1;
             let next = {
                 let mut line = self.line();
-                line.end(place, outcome.is_whole(job.lent.len));
+                let whole = outcome.is_whole(job.lent.len);
+                if !line.end(place, whole) && whole {
+                    outcome =
+                        Outcome::failed(&job.header, io::Error::other("a flush of the same file failed"));
+                }
                 if left == 0 { None } else { line.begin() }
             };
             let Some(next) = next else { return (job.reply, outcome) };

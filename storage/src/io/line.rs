@@ -76,11 +76,12 @@ impl<J> Line<J> {
         Some(Turn { place, job, synced_to: self.synced_to })
     }
 
-    /// One that was begun ended; `whole`: all of it was written, and synced where it was to be.
-    pub(super) fn end(&mut self, ended: Place, whole: bool) {
-        if !whole {
+    /// One that was begun ended; `whole`: all of it was written, and synced where it was to be. Whether that is believed:
+    /// two syncs of one file may be under way, and an error is told to one of them, so after a failure none is.
+    pub(super) fn end(&mut self, ended: Place, whole: bool) -> bool {
+        if !whole || self.failed {
             self.failed = true;
-            return;
+            return false;
         }
         if let Some(begun) = self.begun.iter_mut().find(|begun| begun.place == ended) {
             begun.ended = true;
@@ -92,6 +93,7 @@ impl<J> Line<J> {
                 self.synced_to = place.next;
             }
         }
+        true
     }
 
     /// Those that never begin, once one failed.

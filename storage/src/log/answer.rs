@@ -102,6 +102,6 @@ pub struct Recovered {
     pub gaps: u64,
     /// Offsets found missing behind them.
     pub offsets_missing: u64,
-    /// How long it took.
+    /// How long it took until the log could serve, OPEN and the space behind it counted.
     pub took: std::time::Duration,
 }

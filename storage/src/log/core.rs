@@ -215,7 +215,7 @@ impl<I: Io> Core<I> {
             kept: replay.kept,
             retiring: Retiring::default(),
             spare: None,
-            clock: ClockWatch::default(),
+            clock: ClockWatch::after(Some(replay.last_time_ms).filter(|newest| *newest > 0)),
             stage: Stage::Running,
             active: None,
             next: Next::Preparing { promised: false },

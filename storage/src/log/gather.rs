@@ -3,7 +3,7 @@
 //! **Invariants**: nothing past the durable end is given; each batch given has the queue and the offset that the index
 //! promised; bytes that came from disk are under a checksum that was compared.
 
-use equeue_record::{BatchView, Offset, QueueKey, split_first};
+use equeue_record::{BatchHeader, BatchView, Offset, QueueKey, split_first};
 use smallvec::SmallVec;
 
 use super::core::Core;
@@ -189,6 +189,26 @@ pub(super) fn window_of(position: Position) -> Position {
     Position(window_after(position).0 - WINDOW_BYTES)
 }
 
+/// The first batch of what is left of a run, and its length: the queue and offset that the index promised, under a
+/// checksum that was compared, now or before.
+pub(super) fn batch_of(
+    rest: &[u8],
+    (queue, next): (QueueKey, Offset),
+    is_checked: bool,
+) -> Result<(BatchHeader, usize), String> {
+    let (header, len) = split_first(rest).map_err(|error| error.to_string())?;
+    if !is_checked {
+        BatchView::parse(rest).map_err(|error| error.to_string())?;
+    }
+    if header.queue_key != queue || header.base_offset != next {
+        return Err(format!(
+            "a batch of queue {} at offset {} where the index has queue {queue} at offset {next}",
+            header.queue_key, header.base_offset
+        ));
+    }
+    Ok((header, len))
+}
+
 /// The batches of a run from the one with offset `from` on, as many as fit into `room`; at least one if `at_least_one`.
 fn cut(
     span: &Span,
@@ -204,16 +224,7 @@ fn cut(
     let (mut begin, mut at, mut next) = (whole.start, whole.start, run.base_offset);
     while at < whole.end {
         let rest = memory.get(at..whole.end).unwrap_or_default();
-        let (header, len) = split_first(rest).map_err(|error| error.to_string())?;
-        if !is_checked {
-            BatchView::parse(rest).map_err(|error| error.to_string())?;
-        }
-        if header.queue_key != queue || header.base_offset != next {
-            return Err(format!(
-                "a batch of queue {} at offset {} where the index has queue {queue} at offset {next}",
-                header.queue_key, header.base_offset
-            ));
-        }
+        let (header, len) = batch_of(rest, (queue, next), is_checked)?;
         if header.next_offset() <= from {
             begin = at + len;
         } else if at + len - begin > room && !(at_least_one && at == begin) {

@@ -14,6 +14,7 @@
 mod answer;
 mod assemble;
 mod ballast;
+mod clock;
 mod core;
 mod error;
 mod fact;
@@ -21,11 +22,13 @@ mod flush;
 mod gather;
 mod gone;
 mod intake;
+pub(crate) mod offsets;
 mod options;
 mod pending;
+mod progress;
 pub(crate) mod queue;
 mod read;
-mod recovery;
+pub(crate) mod recovery;
 pub(crate) mod replay;
 mod reserve;
 mod retire;
@@ -208,6 +211,12 @@ impl<I: Io> CommitLog<I> {
         advisor: &dyn RetentionAdvisor,
     ) -> Result<Retained, RetainError> {
         self.retain_pass(policy, advisor).await
+    }
+
+    /// Now, ms UTC, for what its user lets go when it is older than `age_ms`; `None` while the clock is not to be believed:
+    /// it jumped, or it may not be set yet since the start. To be asked each time, directly before.
+    pub fn now_for_age(&self, age_ms: i64) -> Option<i64> {
+        self.look_at_clocks(Some(age_ms))
     }
 
     /// Resolves once the log has begun more than `seen` segments since it was opened, with their number.

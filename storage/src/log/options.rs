@@ -25,7 +25,7 @@ pub struct LogOptions {
     pub pending_bytes_max: usize,
     /// A snapshot at the latest after so many bytes (default 256 MiB).
     pub snapshot_bytes: u64,
-    /// An IDLE flush after so long without one, ms (default 100).
+    /// An IDLE flush after so long without one, at the latest after twice as long, ms (default 100).
     pub idle_ms: u64,
     /// Sealed segments are read again and checked at so many bytes a second (default 4 MiB; 0: never).
     pub scrub_bytes_per_second: u64,

@@ -9,9 +9,9 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use equeue_record::{Offset, QueueKey, split_first};
+use equeue_record::{Offset, QueueKey};
 
-use super::gather::{Found, Gathered, Windows, window_of};
+use super::gather::{Found, Gathered, Windows, batch_of, window_of};
 use super::pending::window_after;
 use super::segments::Segment;
 use super::wait::Event;
@@ -153,7 +153,15 @@ impl<I: Io> CommitLog<I> {
                     }
                 }
                 Gathered::Index => return Err(self.index_lacks(queue, offset)),
-                Gathered::Window(window) => found.spans.push(self.load(window).await?),
+                Gathered::Window(window) => {
+                    // The run that is wanted lies in it, as far as the file goes.
+                    let loads = found.spans.iter().filter(|span| span.position == window).count();
+                    if loads == LOADS_PER_RUN {
+                        let core = self.inner.core.borrow();
+                        return Err(core.damaged(window, "the file ends before the run".to_owned()));
+                    }
+                    found.spans.push(self.load(window).await?);
+                }
             }
             if wait >= WAITS_MAX {
                 bytes_max = 1;
@@ -184,11 +192,11 @@ impl<I: Io> CommitLog<I> {
     }
 
     async fn find_time_once(&self, queue: QueueKey, time_ms: i64) -> Result<Offset, ReadError> {
+        let search = Search::Time(time_ms);
         let (in_memory, bounds) = {
             let core = self.inner.core.borrow();
             let known =
                 core.queues.get(queue).filter(|known| known.open).ok_or(ReadError::NoQueue { queue })?;
-            let search = Search::Time(time_ms);
             let run = known.runs.from(search).map(|mut runs| runs.next().copied());
             let run = match (run, known.runs.first()) {
                 // Nothing older can exist: the queue's first record is in memory.
@@ -199,7 +207,7 @@ impl<I: Io> CommitLog<I> {
         };
         let run = match in_memory {
             Some(run) => run,
-            None => self.find_run_at(queue, time_ms).await?,
+            None => self.find_run_by(queue, search).await?,
         };
         match run.filter(|run| run.base_offset < bounds.durable_end) {
             Some(run) => Ok(self.batch_at_time(queue, &run, time_ms).await?.max(bounds.start)),
@@ -207,9 +215,27 @@ impl<I: Io> CommitLog<I> {
         }
     }
 
+    /// Where a reader of `offset` goes on: there, or behind what a repair gave up. `None`: nothing is stored from there on.
+    pub(super) async fn next_stored(
+        &self,
+        queue: QueueKey,
+        offset: Offset,
+    ) -> Result<Option<Offset>, ReadError> {
+        let search = Search::Offset(offset);
+        let in_memory = {
+            let core = self.inner.core.borrow();
+            let runs = core.queues.get(queue).and_then(|known| known.runs.from(search));
+            runs.map(|mut runs| runs.next().copied())
+        };
+        let run = match in_memory {
+            Some(run) => run,
+            None => self.find_run_by(queue, search).await?,
+        };
+        Ok(run.map(|run| run.base_offset.max(offset)))
+    }
+
     /// Asks the index files, then what came after them.
-    async fn find_run_at(&self, queue: QueueKey, time_ms: i64) -> Result<Option<Run>, ReadError> {
-        let search = Search::Time(time_ms);
+    async fn find_run_by(&self, queue: QueueKey, search: Search) -> Result<Option<Run>, ReadError> {
         if let Some(run) = self.find_runs(queue, search).await?.first() {
             return Ok(Some(*run));
         }
@@ -224,14 +250,14 @@ impl<I: Io> CommitLog<I> {
             .range(run.position, run.bytes as usize)
             .ok_or_else(|| damaged("the file ends before the run".to_owned()))?;
         let mut rest = (*span.memory).as_ref().get(range).unwrap_or_default();
+        let is_checked = run.end() <= span.checked_to;
+        let mut next = run.base_offset;
         while !rest.is_empty() {
-            let (header, len) = split_first(rest).map_err(|error| damaged(error.to_string()))?;
-            if header.queue_key != queue {
-                return Err(damaged(format!("a batch of queue {} in a run of {queue}", header.queue_key)));
-            }
+            let (header, len) = batch_of(rest, (queue, next), is_checked).map_err(&damaged)?;
             if header.append_time_ms >= time_ms {
                 return Ok(header.base_offset);
             }
+            next = header.next_offset();
             rest = rest.get(len..).unwrap_or_default();
         }
         Ok(run.next_offset())

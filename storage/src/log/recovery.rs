@@ -10,11 +10,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use equeue_record::MasterEpoch;
 
 use super::core::{Next, Prepared, Stage};
+use super::progress::Progress;
 use super::replay::{Broken, Replay};
 use super::segments::{Segment, Segments};
 use super::survey::Survey;
@@ -23,9 +24,6 @@ use crate::format::{Chain, FlushKind, OpenBody, OpenCause, SegmentHeader};
 use crate::io::Io;
 use crate::segment::{EndKind, Ending};
 use crate::types::{LogId, Position};
-
-/// A replay that takes longer tells so often how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Where a log goes on.
 struct Outcome {
@@ -50,14 +48,24 @@ pub(super) async fn open<I: Io>(
     log: LogId,
     options: &LogOptions,
 ) -> Result<(CommitLog<I>, Recovered), OpenError> {
-    let begun = Instant::now();
-    let mut survey = Survey::begin(io, dir, log, options.in_range()).await?;
-    let mut outcome = survey.replay().await?;
-    outcome.found.took = begun.elapsed();
-    let found = outcome.found.clone();
+    let begun = io.uptime();
+    let mut survey = Survey::begin(io.clone(), dir, log, options.in_range()).await?;
+    let outcome = survey.replay().await?;
+    let mut found = outcome.found.clone();
     let opened = survey.go_on(outcome).await?;
     opened.serve().await?;
+    found.took = io.uptime().saturating_sub(begun);
     Ok((opened, found))
+}
+
+/// Whether the log in `dir` would open: everything that [`open`] looks at, up to where it would write. For who looks at a
+/// log that nobody serves, with an `io` on which nothing changes.
+///
+/// # Errors
+/// What opening would be refused with.
+pub(crate) async fn check<I: Io>(io: I, dir: PathBuf, log: LogId) -> Result<(), OpenError> {
+    let mut survey = Survey::begin(io, dir, log, LogOptions::default().in_range()).await?;
+    survey.replay().await.map(|_| ())
 }
 
 impl<I: Io> Survey<I> {
@@ -120,10 +128,12 @@ impl<I: Io> Survey<I> {
             let ending = self.endings_from(index).await?.first().copied().unwrap_or(Ending::Open);
             let Some(segment) = self.segments.get(index).copied() else { break };
             let mut snapshot = None;
+            let mut progress = Progress::new(self.io.uptime(), segment.position, segment.end());
             let from = Chain::unlinked(segment.first_flush());
             let end = self
                 .scan(&segment, from, ending, |header, _| {
                     snapshot = snapshot.max(header.snapshot);
+                    self.tell(&mut progress, header.next(), "looking for the newest snapshot");
                     Ok(())
                 })
                 .await?;
@@ -167,7 +177,8 @@ impl<I: Io> Survey<I> {
         let (mut flushes, mut torn_bytes, mut epoch) = (0, 0, MasterEpoch(0));
         let mut ends = Vec::new();
         let mut clean = used == 0;
-        let mut told = Instant::now();
+        let last = used.checked_sub(1).and_then(|last| self.segments.get(last));
+        let mut progress = Progress::new(self.io.uptime(), from, last.map_or(from, SegmentHeader::end));
         let replayed = self.segments.iter().enumerate().take(used).skip(first);
         for ((index, segment), ending) in replayed.zip(endings) {
             let begin = Chain { position: segment.first_flush(), link: chain.link };
@@ -175,6 +186,7 @@ impl<I: Io> Survey<I> {
             let end = self
                 .scan(segment, begin, *ending, |header, body| {
                     epoch = epoch.max(header.epoch);
+                    self.tell(&mut progress, header.next(), "reading the log back");
                     replay.flush(header, body)
                 })
                 .await?;
@@ -187,19 +199,21 @@ impl<I: Io> Survey<I> {
                 && end.last.is_some_and(|last| last.kind == FlushKind::Clean);
             ends.push(end.chain.position);
             chain = end.chain;
-            if told.elapsed() > TELL_EVERY {
-                told = Instant::now();
-                let (done, of) = (index + 1 - first, used - first);
-                tracing::info!(log = %self.log, segments = done, of, position = %chain.position, "reading the log back");
-            }
         }
         let took = Duration::ZERO;
         let (gaps, offsets_missing) =
-            (replay.gaps_met, replay.holes.iter().map(|(_, from, to)| to.0 - from.0).sum());
+            (replay.gaps_met, replay.offsets.holes.iter().map(|(_, from, to)| to.0 - from.0).sum());
         let found =
             Recovered { clean, from, end: chain.position, flushes, torn_bytes, gaps, offsets_missing, took };
         let (active_runs, clean) = (replay.segment_runs, clean && used > 0);
         Ok(Outcome { replay, chain, epoch, clean, used, first_replayed: first, ends, active_runs, found })
+    }
+
+    /// Everything before `position` is read: tells so every now and then.
+    fn tell(&self, progress: &mut Progress, position: Position, what: &str) {
+        if let Some((bytes, of)) = progress.at(self.io.uptime(), position) {
+            tracing::info!(log = %self.log, %position, bytes, of, "{what}");
+        }
     }
 
     /// Makes the log go on where it ended.

@@ -6,6 +6,7 @@ use equeue_record::{BatchHeader, NO_PRODUCER, Offset, QueueKey, RecordError, spl
 
 use super::LogOptions;
 use super::fact::Fact;
+use super::offsets::DenseOffsets;
 use super::queue::{Queues, decode_bounds};
 use crate::fast_hash::FastMap;
 use crate::format::{FLUSH_HEADER_LEN, FlushHeader, FlushKind, GapPrefix, OpenBody, SnapshotPrefix};
@@ -33,17 +34,13 @@ pub(crate) struct Replay {
     starts: FastMap<QueueKey, Offset>,
     /// Queues that are no more. Their keys are never used again.
     dead: Vec<QueueKey>,
-    /// Gaps walked over, and the offsets found missing behind them.
+    /// Gaps walked over.
     pub(super) gaps_met: u64,
-    pub(crate) holes: Vec<(QueueKey, Offset, Offset)>,
+    pub(crate) offsets: DenseOffsets,
     /// The snapshot that the replay began with; `None` at the beginning of the log, and once it is known to be whole.
     unproven: Option<Position>,
     /// A gap came before that snapshot was whole: the replay is worth nothing.
     pub(super) broken: Option<Broken>,
-    /// Like `next`, from before the last gap.
-    stale: FastMap<QueueKey, Offset>,
-    /// Next offset of each queue that had a batch, to notice gaps. A queue's bounds may come later, in a snapshot.
-    next: FastMap<QueueKey, Offset>,
 }
 
 /// A replay that must begin with another snapshot.
@@ -69,11 +66,9 @@ impl Replay {
             dead: Vec::new(),
             segment_runs: 0,
             gaps_met: 0,
-            holes: Vec::new(),
+            offsets: DenseOffsets::default(),
             unproven: snapshot,
             broken: None,
-            stale: FastMap::default(),
-            next: FastMap::default(),
         }
     }
 
@@ -153,32 +148,12 @@ impl Replay {
     }
 
     fn batch(&mut self, header: &BatchHeader) -> Result<(), BodyError> {
-        let next = header.next_offset();
-        let known = self.next.insert(header.queue_key, next);
-        let expected = known.or_else(|| self.resumed(header)).unwrap_or(header.base_offset);
-        if header.base_offset != expected {
-            let value = header.base_offset.0;
-            return Err(RecordError::Field { field: "base_offset", value }.into());
-        }
+        self.offsets.take(header)?;
         if header.producer_id != NO_PRODUCER {
             let at = (header.base_offset, header.append_time_ms);
             self.producers.record(header.queue_key, header, at, Ticket(0));
         }
         Ok(())
-    }
-
-    /// Where a queue goes on after a gap: offsets may be missing, but none comes twice.
-    fn resumed(&mut self, header: &BatchHeader) -> Option<Offset> {
-        let before = self.stale.remove(&header.queue_key)?;
-        if before < header.base_offset {
-            self.holes.push((header.queue_key, before, header.base_offset));
-        }
-        Some(before.max(header.base_offset))
-    }
-
-    /// What comes next does not follow what came before.
-    pub(crate) fn jump(&mut self) {
-        self.stale.extend(self.next.drain());
     }
 
     /// A repair gave up what was between here and where the log goes on.
@@ -188,7 +163,7 @@ impl Replay {
         if self.unproven.is_some_and(|begin| header.position >= begin) && self.broken.is_none() {
             self.broken = Some(Broken { older: header.snapshot });
         }
-        self.jump();
+        self.offsets.jump();
         while !batches.is_empty() {
             let (_, len) = split_first(batches)?;
             let (batch, rest) = batches.split_at_checked(len).unwrap_or((batches, &[]));

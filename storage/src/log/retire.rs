@@ -98,7 +98,7 @@ pub(super) struct Retiring {
     /// Index files without a segment were looked for.
     pub(super) swept: bool,
     /// It was said that retention by age waits for the clock.
-    told_patience: bool,
+    pub(super) told_patience: bool,
     /// Somebody was warned of the backlog in segments up to here.
     warned_to: Position,
     warned_at_ms: Option<u64>,
@@ -229,31 +229,14 @@ impl<I: Io> CommitLog<I> {
             None
         };
         let oldest_ms = if policy.age_ms.is_some() { self.oldest_ms().await? } else { None };
-        let (wall_ms, uptime) = (self.inner.io.wall_ms(), self.inner.io.uptime());
-        let mut core = self.inner.core.borrow_mut();
-        let was_believed = core.clock.is_believed();
-        let is_believed = core.clock.look(wall_ms, uptime);
-        if was_believed != is_believed {
-            let jumped_ms = core.clock.jumped_ms();
-            if is_believed {
-                tracing::warn!(log = %core.log, "the clock is right again: retention by age goes on");
-            } else {
-                tracing::error!(log = %core.log, jumped_ms,
-                    "the clock jumped by more than an hour: no segment goes by its age until the clock is set right or the broker is restarted");
-            }
-        }
-        let is_patient = core.clock.is_young(uptime)
-            && policy.age_ms.is_some_and(|age| wall_ms.saturating_sub(core.last_time_ms) > age);
-        if is_patient && !std::mem::replace(&mut core.retiring.told_patience, true) {
-            tracing::warn!(log = %core.log, newest_ms = core.last_time_ms, now_ms = wall_ms,
-                "by the clock all messages are too old: in case it is not set yet, none goes by its age for ten minutes");
-        }
+        let now_ms = self.look_at_clocks(policy.age_ms);
+        let core = self.inner.core.borrow();
         Ok(Standing {
             segments: core.segments.len(),
             bytes: core.stored_bytes(),
             needed: core.bytes_needed(),
             oldest_ms,
-            now_ms: (is_believed && !is_patient).then_some(wall_ms),
+            now_ms,
             disk_free,
             disk_full: core.disk_full,
         })
@@ -318,6 +301,9 @@ impl<I: Io> CommitLog<I> {
             };
             self.store(&starts).await?;
         }
+        if segment.header.has_gaps {
+            self.begin_past_gaps().await?;
+        }
         self.store(&[Fact::Kept(segment.header.end())]).await?;
         self.until_synced().await?;
         let mut core = self.inner.core.borrow_mut();
@@ -336,6 +322,35 @@ impl<I: Io> CommitLog<I> {
         let ticket = self.inner.core.borrow_mut().append_facts(facts, wall_ms)?;
         self.inner.work.notify();
         self.wait_durable(ticket).await
+    }
+
+    /// The segment in which a repair gave something up is about to go, and with it the knowledge that offsets may be
+    /// missing: queues begin at something that is stored, or at their end.
+    async fn begin_past_gaps(&self) -> Result<(), RetainError> {
+        let queues = self.inner.core.borrow().queues.keys();
+        for some in queues.chunks(QUEUES_PER_TURN) {
+            let mut starts = Vec::new();
+            for queue in some {
+                let bounds = self.inner.core.borrow().queues.get(*queue).map(super::queue::Queue::bounds);
+                let Some(bounds) = bounds.filter(|bounds| bounds.start < bounds.durable_end) else {
+                    continue;
+                };
+                let next = match self.next_stored(*queue, bounds.start).await {
+                    Ok(next) => next.unwrap_or(bounds.durable_end),
+                    // Whoever reads it meets the same; that must not keep retention from going on.
+                    Err(error) => {
+                        tracing::warn!(%queue, start = %bounds.start, %error, "where the queue goes on behind a gap cannot be found out");
+                        continue;
+                    }
+                };
+                if next > bounds.start {
+                    starts.push(Fact::Start(*queue, next.min(bounds.durable_end)));
+                }
+            }
+            self.store(&starts).await?;
+            self.inner.io.yield_now().await;
+        }
+        Ok(())
     }
 
     /// The queues that have records in a segment which are not gone yet, and where they begin without it.

@@ -16,10 +16,10 @@ use super::CommitLog;
 use super::core::Closing;
 use super::seal::add_entries;
 use super::segments::Segment;
-use crate::format::{Chain, FlushKind, index_name, segment_name};
+use crate::format::{Chain, FlushKind, SegmentHeader, index_name, segment_name};
 use crate::index::{Entry, IndexError, walk_index};
 use crate::io::Io;
-use crate::segment::{ScanError, ScanRules, scan_segment_paced};
+use crate::segment::{ScanError, ScanRules, read_header, scan_segment_paced};
 use crate::types::Position;
 
 /// After a start others need the disk.
@@ -36,6 +36,15 @@ enum Outcome {
     Stopped,
     Damaged(Position, String),
     Unreadable(io::Error),
+}
+
+/// What a failed look at a segment comes to.
+fn outcome_of(segment: &SegmentHeader, error: ScanError) -> Outcome {
+    match error {
+        ScanError::Io { source, .. } => Outcome::Unreadable(source),
+        ScanError::Damaged { position, damage } => Outcome::Damaged(position, damage.to_string()),
+        ScanError::Header(error) => Outcome::Damaged(segment.position, error.to_string()),
+    }
 }
 
 /// Sum over the entries of an index in any order: what two lists of the same entries have in common.
@@ -123,7 +132,7 @@ impl<I: Io> CommitLog<I> {
     fn sealed_segments(&self) -> Vec<Segment> {
         let core = self.inner.core.borrow();
         let sealed = core.segments.len().saturating_sub(usize::from(core.active.is_some()));
-        (0..sealed).filter_map(|index| core.segments.get(index).copied()).collect()
+        core.segments.iter().take(sealed).copied().collect()
     }
 
     fn report(&self, segment: &Segment, position: Position, reason: &str) {
@@ -148,6 +157,15 @@ impl<I: Io> CommitLog<I> {
                 return self.unless_retired(segment, Outcome::Unreadable(error));
             }
         };
+        // It was read when the log was opened, and decides whether it opens again.
+        match read_header::<I>(&file).await {
+            Ok(found) if found == header => {}
+            Ok(_) => {
+                let reason = "another header than the one that was read at the start".to_owned();
+                return self.unless_retired(segment, Outcome::Damaged(header.position, reason));
+            }
+            Err(error) => return self.unless_retired(segment, outcome_of(&header, error)),
+        }
         let mut sum = EntrySum::default();
         let mut entries = Vec::new();
         let from = Chain::unlinked(header.first_flush());
@@ -173,13 +191,7 @@ impl<I: Io> CommitLog<I> {
             Err(ScanError::Io { source, .. }) if source.kind() == io::ErrorKind::Interrupted => {
                 Outcome::Stopped
             }
-            Err(ScanError::Io { source, .. }) => self.unless_retired(segment, Outcome::Unreadable(source)),
-            Err(ScanError::Damaged { position, damage }) => {
-                self.unless_retired(segment, Outcome::Damaged(position, damage.to_string()))
-            }
-            Err(ScanError::Header(error)) => {
-                self.unless_retired(segment, Outcome::Damaged(header.position, error.to_string()))
-            }
+            Err(error) => self.unless_retired(segment, outcome_of(&header, error)),
         }
     }
 

@@ -1,12 +1,16 @@
 //! Reading a data directory without a broker: `equeue log verify` and `equeue log dump`.
 //!
 //! **Invariants**: nothing is written, nothing is locked; damage is reported and walked around, never fatal; an error
-//! of the system is an error, never damage. Files are mapped: meant for a data directory that no broker serves (a
-//! running one is seen as after a crash: what is in flight looks like a torn tail), and never used by a broker.
+//! of the system is an error, never damage, and names file and position. Files are mapped: meant for a data directory that no broker serves (a
+//! running one is seen as after a crash: what is in flight looks like a torn tail), and never used by a broker that serves.
+//! `begun`, which tells a log that is missing from a new one, is what a broker asks before it opens any log, and the one
+//! place that writes.
 
+mod begun;
 mod dump;
 mod lock;
 mod map;
+mod read_only;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use begun::{all_begun, empty_logs, give_up_missing, missing_logs, note_begun};
 pub use dump::{DumpItem, DumpOptions, dump};
 pub use lock::{LockError, lock};
 pub use verify::{Counts, IndexedRun, LogReport, VerifyReport, check_body, index_bytes, read_index, verify};
@@ -50,6 +55,17 @@ pub enum OfflineError {
         path: PathBuf,
         /// What was tried.
         action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The device could not give these bytes; nothing is known to be damaged.
+    #[error("{path}: reading at position {position} failed")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        position: Position,
         /// What the system said.
         #[source]
         source: io::Error,

@@ -149,10 +149,10 @@ fn sound() -> Writer {
     let open = OpenBody { previous_end: Position(0), epoch: MasterEpoch(1), cause: OpenCause::New };
     writer.flush(FlushKind::Open, &open.encode());
     writer.flush(FlushKind::Data, &[messages(1, 0, 10), messages(1, 10, 1), messages(2, 0, 5)].concat());
-    writer.flush(FlushKind::Data, &state(&[("a", "1"), ("b", "2")]));
+    writer.flush(FlushKind::Data, &state(&[("sa", "1"), ("sb", "2")]));
     let begin = writer.chain.position;
     let prefix = SnapshotPrefix { begin, as_of: begin, index: 0, is_begin: true, is_end: true };
-    writer.flush(FlushKind::Snapshot, &[prefix.encode().to_vec(), state(&[("a", "1")])].concat());
+    writer.flush(FlushKind::Snapshot, &[prefix.encode().to_vec(), state(&[("sa", "1")])].concat());
     writer.seal();
     for index in 0..4 {
         writer.flush(FlushKind::Data, &messages(1, 11 + index, 1));
@@ -242,6 +242,8 @@ fn missing_and_ruined_files_are_damage() {
     std::fs::write(writer.dir.path().join("identity"), &identity).unwrap();
     assert!(verify(writer.dir.path()).unwrap().is_sound());
     // The folder of a log.
+    note_begun(writer.dir.path(), 1).unwrap();
+    assert!(verify(writer.dir.path()).unwrap().is_sound());
     std::fs::rename(writer.dir.path().join("log-0"), writer.dir.path().join("kept")).unwrap();
     let (_, text) = reason(verify(writer.dir.path()).unwrap());
     assert!(text.contains("log 0 is missing"), "{text}");
@@ -323,4 +325,33 @@ fn dump_gives_what_is_asked_for_in_order() {
     })
     .unwrap();
     assert_eq!(seen, 7);
+}
+
+/// Looking at a mapped page that is not there kills the process; nothing is worse for who wants to know what is left.
+#[test]
+fn what_cannot_be_read_is_an_error_with_file_and_position() {
+    let mut writer = sound();
+    for index in 0..300 {
+        writer.flush(FlushKind::Data, &messages(1, 15 + index, 1));
+    }
+    writer.write();
+    let path = writer.path(2 * MIB);
+    let mut seen = 0;
+    let dumped = dump(writer.dir.path(), &DumpOptions::default(), |item| {
+        if let DumpItem::Flush(header) = item {
+            // The file is mapped by now; its second half goes.
+            if header.position >= Position(2 * MIB) && seen == 0 {
+                std::fs::File::options().write(true).open(&path).unwrap().set_len(MIB).unwrap();
+            }
+            seen += u32::from(header.position >= Position(2 * MIB));
+        }
+        ControlFlow::Continue(())
+    });
+    match dumped {
+        Err(OfflineError::Unreadable { path: named, position, .. }) => {
+            assert_eq!((named, position), (path, Position(3 * MIB)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(seen > 200, "{seen}");
 }

@@ -1,18 +1,24 @@
 //! Checks everything that can be checked, and counts what is there.
+//!
+//! **Invariant**: a log in which nothing is found opens, as far as its bytes tell. So at last the code that opens a log is
+//! asked; what comes before looks at all of the log, opening only from its newest snapshot on.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use equeue_record::{BatchFlags, BatchView, Decompressor, Offset, QueueKey, RecordError, split_first};
 
+use super::read_only::{ReadOnlyIo, run};
 use super::walk::{Visitor, walk_data_dir};
 use super::{Damaged, OfflineError};
 use crate::format::{
-    FlushHeader, FlushKind, GapPrefix, Identity, OpenBody, SegmentHeader, SnapshotPrefix, read_state,
+    FlushHeader, FlushKind, GapPrefix, Identity, OpenBody, SegmentHeader, SnapshotPrefix, log_dir_name,
+    read_state,
 };
 use crate::index::{Entry, Run, encode_index, parse_index};
-use crate::log::LogOptions;
+use crate::log::offsets::DenseOffsets;
 use crate::log::replay::Replay;
+use crate::log::{LogOptions, OpenError, recovery};
 use crate::segment::BodyError;
 use crate::types::{LogId, Position};
 
@@ -78,19 +84,53 @@ impl VerifyReport {
     }
 }
 
-/// Reads all logs of a data directory and checks every header, checksum, link, batch and record.
+/// Reads all logs of a data directory and checks every header, checksum, link, batch and record, whether the offsets of
+/// each queue follow one another, and whether each log would open.
 ///
 /// # Errors
 /// Only what keeps it from reading; damage is in the report.
 pub fn verify(data_dir: &Path) -> Result<VerifyReport, OfflineError> {
-    let mut verifier = Verifier { report: VerifyReport::default(), memory: Decompressor::new() };
+    let mut verifier = Verifier {
+        report: VerifyReport::default(),
+        memory: Decompressor::new(),
+        offsets: DenseOffsets::default(),
+    };
     walk_data_dir(data_dir, &mut verifier)?;
-    Ok(verifier.report)
+    let mut report = verifier.report;
+    for log in report.logs.iter().map(|log| log.log).collect::<Vec<_>>() {
+        let dir = data_dir.join(log_dir_name(log));
+        if let Some(refused) = refused(&dir, log)? {
+            let is_known = |known: &Damaged| {
+                known.path == refused.path
+                    || known.path.starts_with(&dir) && known.position == refused.position
+            };
+            if !report.damaged.iter().any(is_known) {
+                report.damaged.push(refused);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// What the broker would be refused with, if it would be.
+fn refused(dir: &Path, log: LogId) -> Result<Option<Damaged>, OfflineError> {
+    let Err(error) = run(recovery::check(ReadOnlyIo, dir.to_owned(), log)) else { return Ok(None) };
+    let reason = error.to_string();
+    Ok(Some(match error {
+        OpenError::Io { path, action, source } => return Err(OfflineError::Io { path, action, source }),
+        OpenError::Damaged { path, position, reason, .. } => Damaged { path, position, reason },
+        OpenError::RepairUnfinished { path, command } => {
+            let reason = format!("a repair of this log was begun and has not ended: `{command}`");
+            Damaged { path, position: Position(0), reason }
+        }
+        OpenError::NewerFormat { path, .. } => Damaged { path, position: Position(0), reason },
+    }))
 }
 
 struct Verifier {
     report: VerifyReport,
     memory: Decompressor,
+    offsets: DenseOffsets,
 }
 
 impl Visitor for Verifier {
@@ -100,11 +140,14 @@ impl Visitor for Verifier {
 
     fn log(&mut self, log: LogId) -> ControlFlow<()> {
         let (begin, end) = (Position(0), Position(0));
+        self.offsets = DenseOffsets::default();
         self.report.logs.push(LogReport { log, counts: Counts::default(), begin, end, torn_bytes: 0 });
         ControlFlow::Continue(())
     }
 
     fn segment(&mut self, _: &Path, header: &SegmentHeader) -> ControlFlow<()> {
+        // A repair told of them; here they only take memory.
+        self.offsets.holes.clear();
         if let Some(log) = self.report.logs.last_mut() {
             if log.counts.segments == 0 {
                 log.begin = header.position;
@@ -118,7 +161,16 @@ impl Visitor for Verifier {
         let Some(log) = self.report.logs.last_mut() else { return Ok(ControlFlow::Continue(())) };
         log.counts.flushes += 1;
         log.counts.body_bytes += body.len() as u64;
-        for_each_batch(header.kind, body, |batch| count(batch, &mut self.memory, &mut log.counts))?;
+        check_body(header, body)?;
+        if header.kind == FlushKind::Gap {
+            self.offsets.jump();
+        }
+        for_each_batch(header.kind, body, |batch| {
+            if header.kind == FlushKind::Data && !is_state(batch) {
+                self.offsets.take(batch.header())?;
+            }
+            count(batch, &mut self.memory, &mut log.counts)
+        })?;
         Ok(ControlFlow::Continue(()))
     }
 
@@ -129,6 +181,8 @@ impl Visitor for Verifier {
     }
 
     fn damaged(&mut self, damaged: Damaged) {
+        // What is lost there is told once.
+        self.offsets.jump();
         self.report.damaged.push(damaged);
     }
 }

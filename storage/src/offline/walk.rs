@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use super::begun::{missing_logs, why_missing};
 use super::map::MappedFile;
 use super::{Damaged, OfflineError, failed};
 use crate::format::{
-    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FileName, FlushHeader, FormatError, IDENTITY_FILE, Identity,
-    SegmentHeader, parse_log_dir_name,
+    BLOCK_BYTES, Chain, FLUSH_HEADER_LEN, FileName, FlushHeader, FormatError, IDENTITY_BYTES_MAX,
+    IDENTITY_FILE, Identity, SEGMENT_HEADER_LEN, SegmentHeader, parse_log_dir_name,
 };
-use crate::io::ALIGN;
+use crate::io::{ALIGN, align_up};
 use crate::segment::{
     BodyError, Damage, End, EndKind, Ending, FirstFlush, Step, TAIL_BYTES, TailSearch, Walk, endings,
     header_at, holds_flush,
@@ -45,20 +46,25 @@ pub(super) fn walk_data_dir(dir: &Path, visitor: &mut impl Visitor) -> Result<()
     if let Some(identity) = identity {
         visitor.identity(identity);
     }
-    for log in (0..count).map(LogId).filter(|log| !logs.contains(log)) {
-        let reason = format!("the folder of log {log} is missing");
-        visitor.damaged(Damaged { path: dir.to_owned(), position: Position(0), reason });
+    for log in missing_logs(dir, count)? {
+        let path = dir.join(crate::format::log_dir_name(log));
+        visitor.damaged(Damaged { path, position: Position(0), reason: why_missing(log) });
     }
     for log in logs {
-        if visitor.log(log).is_break() {
-            return Ok(());
-        }
-        let walked = LogWalk { dir: dir.join(crate::format::log_dir_name(log)), log, visitor }.run()?;
-        if walked.is_break() {
+        if visitor.log(log).is_break() || walk_log(dir, log, visitor)?.is_break() {
             return Ok(());
         }
     }
     Ok(())
+}
+
+/// Walks through one log of the data directory `dir`.
+pub(super) fn walk_log(
+    dir: &Path,
+    log: LogId,
+    visitor: &mut impl Visitor,
+) -> Result<ControlFlow<()>, OfflineError> {
+    LogWalk { dir: dir.join(crate::format::log_dir_name(log)), log, visitor }.run()
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, OfflineError> {
@@ -74,8 +80,8 @@ fn read_identity(path: &Path, visitor: &mut impl Visitor) -> Result<Option<Ident
     if !path.exists() {
         return Ok(None);
     }
-    let content = MappedFile::open(path)?;
-    match Identity::decode(&content) {
+    let mut content = MappedFile::open(path, Position(0))?;
+    match Identity::decode(content.at(Position(0), IDENTITY_BYTES_MAX + 1)?) {
         Ok(identity) => Ok(Some(identity)),
         Err(error) => {
             let reason = error.to_string();
@@ -152,8 +158,8 @@ impl<V: Visitor> LogWalk<'_, V> {
         let mut segments: Vec<Segment> = Vec::new();
         for position in positions {
             let path = self.dir.join(crate::format::segment_name(position));
-            let map = MappedFile::open(&path)?;
-            let header = match SegmentHeader::decode(&map) {
+            let mut map = MappedFile::open(&path, position)?;
+            let header = match SegmentHeader::decode(map.at(position, SEGMENT_HEADER_LEN)?) {
                 Ok(header) if header.position == position && header.log == self.log => header,
                 Ok(header) => {
                     let reason = format!("its header says: log {}, position {}", header.log, header.position);
@@ -174,7 +180,7 @@ impl<V: Visitor> LogWalk<'_, V> {
                 let dir = self.dir.clone();
                 self.damaged(&dir, expected, &"the segment that begins here is missing");
             }
-            segments.push(Segment { first: first_flush(&header, &map), path, header });
+            segments.push(Segment { first: first_flush(&header, &mut map)?, path, header });
         }
         Ok(segments)
     }
@@ -211,14 +217,20 @@ impl<V: Visitor> LogWalk<'_, V> {
         ending: Ending,
         expected: &mut Expected,
     ) -> Result<ControlFlow<()>, OfflineError> {
-        let map = MappedFile::open(&segment.path)?;
         let header = segment.header;
+        let mut map = MappedFile::open(&segment.path, header.position)?;
         let chain = Chain { position: header.first_flush(), link: expected.chain.link };
         let mut walk = Walk::new(header, chain, ending);
+        let mut need = FLUSH_HEADER_LEN;
         loop {
             let position = walk.position();
-            let damage = match walk.step(bytes_at(&header, &map, position)) {
+            let damage = match walk.step(map.at(position, need)?) {
+                Step::Short(len) if len > need => {
+                    need = len;
+                    continue;
+                }
                 Step::Flush(flush, body) => {
+                    need = FLUSH_HEADER_LEN;
                     expected.snapshot = expected.snapshot.max(flush.snapshot);
                     match self.visitor.flush(&flush, body) {
                         Ok(ControlFlow::Continue(())) => {}
@@ -234,21 +246,25 @@ impl<V: Visitor> LogWalk<'_, V> {
                     break;
                 }
                 Step::Damaged(damage) => damage,
-                step => match tail(&header, &map, position, suspicion(step), ending) {
-                    Ok(torn_bytes) => {
-                        expected.take(&walk.end(EndKind::Tail { torn_bytes }));
-                        break;
+                step => {
+                    let search = TailSearch::new(header, position, suspicion(step));
+                    match search_tail(&mut map, search)?.decide(ending) {
+                        Ok(torn_bytes) => {
+                            expected.take(&walk.end(EndKind::Tail { torn_bytes }));
+                            break;
+                        }
+                        Err(damage) => damage,
                     }
-                    Err(damage) => damage,
-                },
+                }
             };
             self.damaged(&segment.path, position, &damage);
-            let Some(next) = next_flush(&header, &map, position, ending) else {
+            let Some(next) = next_flush(&header, &mut map, position, ending)? else {
                 expected.chain = Chain::unlinked(position);
                 expected.end = position;
                 break;
             };
             walk = Walk::new(header, Chain::unlinked(next), ending);
+            need = FLUSH_HEADER_LEN;
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -273,50 +289,69 @@ fn suspicion(step: Step<'_>) -> FormatError {
     }
 }
 
-fn bytes_at<'a>(segment: &SegmentHeader, map: &'a [u8], position: Position) -> &'a [u8] {
-    let at = usize::try_from(position.0.saturating_sub(segment.position.0)).unwrap_or(usize::MAX);
-    map.get(at..).unwrap_or_default()
-}
-
-fn first_flush(segment: &SegmentHeader, map: &[u8]) -> FirstFlush {
-    let first = segment.first_flush();
-    let bytes = bytes_at(segment, map, first);
-    if let Some(found) = FirstFlush::of_block(segment, bytes) {
-        return found;
+/// What a segment begins with.
+fn first_flush(segment: &SegmentHeader, map: &mut MappedFile) -> Result<FirstFlush, OfflineError> {
+    let mut at = segment.first_flush();
+    if let Some(found) = FirstFlush::of_block(segment, map.at(at, ALIGN)?) {
+        return Ok(found);
     }
-    let tail = bytes.get(..usize::try_from(TAIL_BYTES).unwrap_or(usize::MAX)).unwrap_or(bytes);
-    if holds_flush(segment, first, tail) { FirstFlush::Other } else { FirstFlush::Nothing }
+    let end = at.plus(TAIL_BYTES).min(segment.end());
+    while at < end {
+        let bytes = blocks(map, at, end)?;
+        if holds_flush(segment, at, bytes) {
+            return Ok(FirstFlush::Other);
+        }
+        if bytes.is_empty() {
+            break;
+        }
+        at = at.plus(align_up(bytes.len() as u64));
+    }
+    Ok(FirstFlush::Nothing)
 }
 
-fn tail(
-    segment: &SegmentHeader,
-    map: &[u8],
-    suspect: Position,
-    reason: FormatError,
-    ending: Ending,
-) -> Result<u64, Damage> {
-    let mut search = TailSearch::new(*segment, suspect, reason);
-    let (begin, end) = search.range();
-    let bytes = bytes_at(segment, map, begin);
-    let len = usize::try_from(end.0 - begin.0).unwrap_or(usize::MAX);
-    search.look(begin, bytes.get(..len).unwrap_or(bytes));
-    search.decide(ending)
+/// Some blocks at `at`, none behind `end`; nothing at the end of the file.
+fn blocks(map: &mut MappedFile, at: Position, end: Position) -> Result<&[u8], OfflineError> {
+    let bytes = map.at(at, ALIGN)?;
+    let len = usize::try_from(end.0.saturating_sub(at.0)).unwrap_or(usize::MAX);
+    Ok(bytes.get(..len).unwrap_or(bytes))
+}
+
+fn search_tail(map: &mut MappedFile, mut search: TailSearch) -> Result<TailSearch, OfflineError> {
+    let (mut at, end) = search.range();
+    while at < end {
+        let bytes = blocks(map, at, end)?;
+        if bytes.is_empty() {
+            break;
+        }
+        search.look(at, bytes);
+        at = at.plus(align_up(bytes.len() as u64));
+    }
+    Ok(search)
 }
 
 /// The next flush behind `damaged` whose header is good.
-fn next_flush(segment: &SegmentHeader, map: &[u8], damaged: Position, ending: Ending) -> Option<Position> {
+fn next_flush(
+    segment: &SegmentHeader,
+    map: &mut MappedFile,
+    damaged: Position,
+    ending: Ending,
+) -> Result<Option<Position>, OfflineError> {
     let end = match ending {
         Ending::At(end) => end.min(segment.end()),
         Ending::Open | Ending::Sealed => segment.end(),
     };
     let mut at = damaged.plus(BLOCK_BYTES);
-    let mut blocks = bytes_at(segment, map, at).chunks(ALIGN);
     while at < end {
-        let block = blocks.next()?;
-        if block.len() >= FLUSH_HEADER_LEN && header_at(segment, at, block).is_some() {
-            return Some(at);
+        let bytes = blocks(map, at, end)?;
+        if bytes.is_empty() {
+            break;
         }
-        at = at.plus(BLOCK_BYTES);
+        for block in bytes.chunks(ALIGN) {
+            if header_at(segment, at, block).is_some() {
+                return Ok(Some(at));
+            }
+            at = at.plus(BLOCK_BYTES);
+        }
     }
-    None
+    Ok(None)
 }

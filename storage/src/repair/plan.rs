@@ -215,7 +215,7 @@ fn quarantine(plan: &mut Plan, subject: &Subject) -> Result<(), RepairError> {
         plan.parts.push(Part::Copy(sound.from, sound.to));
         at = sound.to;
     }
-    for (queue, from, to) in &found.replay.holes {
+    for (queue, from, to) in &found.replay.offsets.holes {
         plan.loss.add(*queue, *from, *to);
     }
     plan.end = at;

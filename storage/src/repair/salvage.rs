@@ -84,7 +84,7 @@ pub(super) async fn salvage<I: Io>(
             Err(ScanError::Damaged { position, .. }) => {
                 found.damaged.push(position);
                 found.glean::<I>(place, file, segment, position).await?;
-                found.replay.jump();
+                found.replay.offsets.jump();
                 let Some(next) = next_flush::<I>(io, place, file, segment, position, ending).await? else {
                     return Ok(found);
                 };

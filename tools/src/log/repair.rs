@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use equeue_storage::format::{log_dir_name, parse_log_dir_name};
+use equeue_storage::format::{IDENTITY_FILE, Identity, log_dir_name, parse_log_dir_name};
 use equeue_storage::io::block_on;
 use equeue_storage::offline;
 use equeue_storage::repair::{Act, Place, Plan, carry_out, finish, plan};
@@ -45,6 +45,9 @@ struct ActArgs {
     /// Finish a repair that was interrupted
     #[arg(long)]
     finish: bool,
+    /// Give up a log of which nothing is there any more: the next start begins it anew, with offsets from 0
+    #[arg(long)]
+    begin_anew: bool,
 }
 
 /// A position, or the name of a segment file.
@@ -56,6 +59,9 @@ fn segment(text: &str) -> Result<Position, String> {
 
 /// Repairs.
 pub(super) fn run(args: &RepairArgs) -> anyhow::Result<()> {
+    if args.act.begin_anew {
+        return begin_anew(args);
+    }
     let place = place(&args.dir, args.log)?;
     // Held until the end: no broker starts meanwhile.
     let _lock = offline::lock(&args.dir)?;
@@ -90,6 +96,43 @@ fn finish_begun(dir: &Path, place: &Place) -> anyhow::Result<()> {
     output.line(format!("finished; what was taken out is in {}", kept.display()))?;
     output.flush()?;
     check_again(dir, place.log, &mut output)
+}
+
+/// Gives up a log that is missing.
+fn begin_anew(args: &RepairArgs) -> anyhow::Result<()> {
+    let RepairArgs { dir, yes, .. } = args;
+    let _lock = offline::lock(dir)?;
+    let path = dir.join(IDENTITY_FILE);
+    let identity = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let identity = Identity::decode(&identity).with_context(|| format!("cannot use {}", path.display()))?;
+    let missing = offline::missing_logs(dir, identity.logs)?;
+    let log = match (args.log.map(LogId), missing.as_slice()) {
+        (Some(log), _) if missing.contains(&log) => log,
+        (None, [log]) => *log,
+        (Some(log), _) => bail!("log {log} of {} is not missing: nothing is to be done", dir.display()),
+        (None, []) => bail!("no log of {} is missing: nothing is to be done", dir.display()),
+        (None, _) => {
+            return Err(Usage(format!("{} logs are missing: say which with --log", missing.len())).into());
+        }
+    };
+    if log == LogId(0) {
+        bail!(
+            "log 0 has the catalog: a new one would give keys of old queues again; begin with another data directory"
+        );
+    }
+    let mut output = Output::stdout();
+    output.line(format!("log {log} begins anew at the next start: all that it held is given up"))?;
+    output.line(
+        "offsets of its queues are given a second time: who knows old ones takes new messages for these",
+    )?;
+    output.flush()?;
+    if !yes && !confirmed()? {
+        to_stderr("nothing was changed");
+        return Err(Told.into());
+    }
+    offline::give_up_missing(dir, log)?;
+    output.line(format!("log {log} was given up"))?;
+    output.flush()
 }
 
 /// Runs work on the files of a data directory.

@@ -244,3 +244,38 @@ fn a_log_whose_end_is_missing_is_cut_and_goes_on() {
     assert_eq!(consume(&server, "h").len(), given.len() + 1);
     server.stop();
 }
+
+#[test]
+fn a_missing_log_is_given_up_only_where_it_is_missing_and_never_log_0() {
+    let data = tempfile::tempdir().unwrap();
+    let two_logs = || {
+        let mut command = command(data.path());
+        command.env("EQUEUE_BROKER__LOGS", "2");
+        command
+    };
+    Server::start(&mut two_logs()).stop();
+    let folder = |log: u16| data.path().join(format!("log-{log}"));
+    let give_up = |log: &'static str| {
+        let mut repair = equeue();
+        repair.args(["log", "repair"]).arg(data.path()).args(["--log", log, "--begin-anew"]);
+        repair
+    };
+    assert!(fail(give_up("1").arg("--yes"), 1).contains("not missing"));
+    for log in [0, 1] {
+        fs::rename(folder(log), data.path().join("kept")).unwrap();
+        let said = fail(&mut two_logs(), 1);
+        assert!(said.contains(&format!("log {log} is missing")), "{said}");
+        let verified = run(equeue().args(["log", "verify"]).arg(data.path()));
+        assert_eq!(verified.status.code(), Some(1), "{}", text(&verified.stdout));
+        assert!(text(&verified.stdout).contains(&format!("log {log} is missing")));
+        if log == 0 {
+            assert!(fail(give_up("0").arg("--yes"), 1).contains("catalog"));
+            fs::rename(data.path().join("kept"), folder(log)).unwrap();
+        }
+    }
+    fail(&mut give_up("1"), 2);
+    assert!(!folder(1).exists(), "nothing is done unasked");
+    succeed(give_up("1").arg("--yes"));
+    Server::start(&mut two_logs()).stop();
+    succeed(equeue().args(["log", "verify"]).arg(data.path()));
+}

@@ -65,6 +65,8 @@ pub enum Fault {
     Error(i32),
     /// A write writes only so many bytes, and says so. Other calls are not changed.
     ShortWrite(usize),
+    /// The call takes so much longer.
+    Slow(Duration),
 }
 
 /// What a call is.
@@ -294,6 +296,9 @@ impl MemoryIo {
         });
         if fault == Some(Fault::PowerCut) {
             self.world.is_off.set(true);
+        }
+        if let Some(Fault::Slow(longer)) = fault {
+            self.world.executor.sleep(longer).await;
         }
         (number, fault)
     }
