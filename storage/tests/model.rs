@@ -533,3 +533,28 @@ fn a_segment_whose_end_is_on_its_way_stays_and_the_pass_says_so() {
         ],
     );
 }
+
+#[test]
+fn a_segment_that_begins_while_a_pass_warns_is_seen_by_it() {
+    check(
+        0,
+        &[
+            Op::Unit(13_233, 39_701),
+            Op::Fill(300_000),
+            Op::PowerCut(0),
+            Op::Append(1, 0, 1),
+            Op::Wait,
+            Op::PowerCut(1_826_650_478_195_540),
+            Op::Append(0, 1_936, 2),
+            Op::Time(0, 0),
+            Op::Append(0, 36, 3),
+            Op::Append(0, 9_810, 1),
+            Op::Append(0, 3_024, 2),
+            Op::Flip(0),
+            Op::Append(0, 4_657, 2),
+            Op::Fill(960_000),
+            Op::Append(0, 0, 1),
+            Op::Retain(3, None),
+        ],
+    );
+}

@@ -192,8 +192,9 @@ impl<I: Io> CommitLog<I> {
             let was_durable = oldest.header.end() <= begun_at;
             let standing = self.standing(policy).await?;
             let Some(reason) = policy.reason(&standing) else {
-                if was_durable && policy.is_near(&standing) {
-                    self.warn_ahead(&oldest, advisor).await?;
+                // Looking at the backlog takes time, in which the log may have grown.
+                if was_durable && policy.is_near(&standing) && self.warn_ahead(&oldest, advisor).await? {
+                    continue;
                 }
                 return Ok(done);
             };
@@ -401,11 +402,15 @@ impl<I: Io> CommitLog<I> {
         }
     }
 
-    /// Warns once a segment of a backlog that will be deleted soon.
-    async fn warn_ahead(&self, segment: &Segment, advisor: &dyn RetentionAdvisor) -> Result<(), RetainError> {
+    /// Warns once a segment of a backlog that will be deleted soon; whether it had to look for one.
+    async fn warn_ahead(
+        &self,
+        segment: &Segment,
+        advisor: &dyn RetentionAdvisor,
+    ) -> Result<bool, RetainError> {
         let end = segment.header.end();
         if !segment.indexed || self.inner.core.borrow().retiring.warned_to >= end {
-            return Ok(());
+            return Ok(false);
         }
         let leaving = self.leaving(segment).await?;
         let backlog = self.backlog(&leaving, advisor).await;
@@ -417,7 +422,7 @@ impl<I: Io> CommitLog<I> {
                 queues = backlog.queues, first_queue = %queue,
                 "messages that a group has not consumed are near the end of their retention");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sees to it that two complete snapshots begin at or after `end`; why there are none.
