@@ -73,6 +73,11 @@ pub(crate) fn group_generation(group: &str) -> Vec<u8> {
     key
 }
 
+/// Reads the key of a group's generation.
+pub(crate) fn read_group_generation(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.strip_prefix(&[GROUP_GENERATION])?).ok()
+}
+
 /// What the keys of a target queue's delay marks begin with.
 pub(crate) fn delay_blocks(target: QueueKey) -> Vec<u8> {
     of_queue(DELAY_BLOCK, target)
@@ -131,6 +136,51 @@ fn of_queue(kind: u8, queue: QueueKey) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const DOC: &str = include_str!("../../docs/storage-format.md");
+
+    /// The key that a row of the document makes: numbers are 7, names `text`.
+    fn key_of(kind: &str, words: &str) -> Vec<u8> {
+        let mut key = vec![u8::from_str_radix(kind, 16).unwrap()];
+        for word in words.split(", ").filter(|word| !word.is_empty()) {
+            match word.rsplit(' ').next() {
+                Some("u64") => key.extend_from_slice(&7_u64.to_be_bytes()),
+                Some("u8") => key.push(4),
+                _ => key.extend_from_slice(b"text"),
+            }
+        }
+        key
+    }
+
+    #[test]
+    fn the_document_has_these_kinds_and_keys() {
+        let (_, table) = DOC.split_once("### The broker's entries").unwrap();
+        let rows = table.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+        let said: Vec<_> = rows
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>())
+            .map(|row| key_of(row[0], row[1]))
+            .collect();
+        let queue = QueueKey(7);
+        let is = [
+            queue_counter(),
+            topic("text"),
+            topic_settings("text"),
+            group_offset(queue, "text"),
+            group_generation("text"),
+            delay_block(queue, 7),
+            delay_floor(queue),
+            handed_back(queue, "text", 7),
+        ];
+        assert_eq!(said, is);
+        // Every kind that there is has a row.
+        let own =
+            include_str!("state_key.rs").lines().filter_map(|line| line.strip_prefix("pub(crate) const "));
+        let kinds =
+            own.filter_map(|line| line.split_once(": u8 = 0x")).map(|(_, kind)| kind.trim_end_matches(';'));
+        let kinds: Vec<_> = kinds.map(|kind| u8::from_str_radix(kind, 16).unwrap()).collect();
+        assert_eq!(kinds, is.map(|key| key[0]));
+    }
+
     #[test]
     fn keys_of_a_queue_share_a_prefix_of_their_own() {
         let one = group_offset(QueueKey(7), "billing");
@@ -140,5 +190,7 @@ mod tests {
         assert_eq!(read_group_offset(&one), Some((QueueKey(7), "billing")));
         assert_eq!(read_group_offset(&one[..8]), None);
         assert_eq!(read_group_offset(&group_generation("billing and more")), None);
+        assert_eq!(read_group_generation(&group_generation("billing")), Some("billing"));
+        assert_eq!(read_group_generation(&one), None);
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use common::{Client, body, config, start_with, stop};
 use equeue_broker::BrokerError;
 use equeue_net::Code;
-use equeue_net::api::{CommitItem, CommitOffsets, CreateTopic};
+use equeue_net::api::{CommitItem, CommitOffsets, CreateTopic, Tries};
 use equeue_record::Offset;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -52,7 +52,8 @@ fn a_failed_write_stops_writes_for_good_and_nothing_acknowledged_is_lost() {
     limit_files(u64::MAX);
     // For good: a sync that failed once is not tried again.
     assert_eq!(client.produce_one(of_log_0.key, &body(99, 200_000)), Code::LogFailed);
-    let items = vec![CommitItem { queue: of_log_0.key, offset: Offset(1), grant_epoch: 0 }];
+    let items =
+        vec![CommitItem { queue: of_log_0.key, offset: Offset(1), grant_epoch: 0, tries: Tries::default() }];
     let told = client.request(&CommitOffsets { group: "g".into(), items }).outcomes[0];
     assert_eq!(told.code, Code::LogFailed);
     let create = CreateTopic { topic: "u".into(), map: Vec::new(), queues: 1, version: 1, auto: false };

@@ -12,8 +12,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{Client, body, config, start_with, stop, until};
+use equeue_broker::BrokerError;
+use equeue_broker::data_dir::DataDirError;
 use equeue_net::Code;
-use equeue_net::api::{CommitItem, CommitOffsets};
+use equeue_net::api::{CommitItem, CommitOffsets, Tries};
 use equeue_record::Offset;
 
 /// A small file system in memory, unmounted at the end.
@@ -75,7 +77,8 @@ fn a_full_disk_stops_producers_only_and_only_as_long_as_it_is_full() {
     // Consumers go on, and may say how far they are.
     let found = client.bodies(queue, 0);
     assert_eq!(found.len() as u64, stored);
-    let items = vec![CommitItem { queue, offset: Offset(stored / 2), grant_epoch: 0 }];
+    let items =
+        vec![CommitItem { queue, offset: Offset(stored / 2), grant_epoch: 0, tries: Tries::default() }];
     let told = client.request(&CommitOffsets { group: "g".into(), items }).outcomes[0];
     assert_eq!((told.code, told.committed), (Code::Ok, Some(Offset(stored / 2))));
     // Space returns: producers go on without anybody's help.
@@ -94,4 +97,23 @@ fn a_full_disk_stops_producers_only_and_only_as_long_as_it_is_full() {
         assert_eq!(found, body(number, 200_000));
     }
     stop(broker);
+}
+
+#[test]
+fn a_first_start_without_space_for_its_logs_is_refused_and_works_when_there_is_some() {
+    let Some(disk) = SmallDisk::mount("24m") else { return };
+    let filler = disk.path().join("filler");
+    std::fs::write(&filler, vec![1; 22 << 20]).unwrap();
+    let settings = config(&disk.path().join("data"), 1);
+    for _ in 0..2 {
+        let refused = equeue_broker::start(settings.clone());
+        assert!(
+            matches!(refused, Err(BrokerError::DataDir(DataDirError::LogNotBegun { .. }))),
+            "{refused:?}"
+        );
+        assert!(!disk.path().join("data/begun").exists());
+    }
+    std::fs::remove_file(&filler).unwrap();
+    stop(start_with(settings));
+    assert!(disk.path().join("data/begun").exists());
 }

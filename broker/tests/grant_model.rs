@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 
 use equeue_broker::group::{Ask, Beat, CommitDecision, Grant, Progress, Rules};
+use equeue_net::api::Tries;
 use equeue_record::Offset;
 use equeue_storage::log::QueueBounds;
 use stateright::{Checker, Model, Property};
@@ -168,12 +169,12 @@ impl Grants {
             }
             Request::Commit { member, epoch, offset } => {
                 let by = (incarnation(member), epoch);
-                let decided = grant.commit(by, Offset(offset), BOUNDS, now, rules);
+                let decided = grant.commit(by, (Offset(offset), Tries::default()), BOUNDS, now, rules);
                 stored(world, member, offset, grant, decided);
             }
             Request::Release { member, epoch, offset } => {
                 let by = (incarnation(member), epoch);
-                let decided = grant.release(by, Some(Offset(offset)), BOUNDS, rules);
+                let decided = grant.release(by, Some((Offset(offset), Tries::default())), BOUNDS, rules);
                 stored(world, member, offset, grant, decided);
                 if matches!(decided, CommitDecision::Store(_)) {
                     world.owner = None;

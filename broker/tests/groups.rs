@@ -19,7 +19,8 @@ use equeue_net::api::{
     CachedQueue, CommitItem, CommitOffsets, CommitOutcome, DeleteGroup, DescribeGroup, Fetch, FetchItem,
     FetchOutcome, GrantOutcome, GrantQueues, GrantQueuesAnswer, GroupHeartbeat, GroupHeartbeatAnswer,
     HeldQueue, LeaseHeartbeat, LeaseHeartbeatAnswer, LeaveGroup, ListClients, ListGroups, Membership,
-    OffsetReset, ReleaseItem, ReleaseQueues, RemoveQueues, ResetOffsets, SetQueueAccess, Subscription,
+    OffsetReset, ReleaseItem, ReleaseQueues, RemoveQueues, ResetOffsets, SetQueueAccess, Subscription, Tries,
+    group_shard,
 };
 use equeue_record::{Offset, QueueKey};
 
@@ -28,8 +29,8 @@ const GROUP: &str = "billing";
 /// Short leases, so that tests see them end.
 fn settings(dir: &Path, shards: u16) -> BrokerConfig {
     let mut settings = config(dir, shards);
-    settings.groups.lease_ms = 2_000;
-    settings.groups.session_ms = 2_000;
+    settings.groups.lease_ms = 3_000;
+    settings.groups.session_ms = 3_000;
     settings
 }
 
@@ -92,12 +93,13 @@ impl Member {
     }
 
     fn commit(&mut self, queue: QueueKey, offset: u64, grant_epoch: u32) -> CommitOutcome {
-        let items = vec![CommitItem { queue, offset: Offset(offset), grant_epoch }];
+        let items = vec![CommitItem { queue, offset: Offset(offset), grant_epoch, tries: Tries::default() }];
         self.client.request(&CommitOffsets { group: GROUP.into(), items }).outcomes[0]
     }
 
     fn release(&mut self, queue: QueueKey, grant_epoch: u32, commit: Option<u64>) -> CommitOutcome {
-        let items = vec![ReleaseItem { queue, grant_epoch, commit: commit.map(Offset) }];
+        let items =
+            vec![ReleaseItem { queue, grant_epoch, commit: commit.map(Offset), tries: Tries::default() }];
         self.client.request(&ReleaseQueues { group: GROUP.into(), items }).outcomes[0]
     }
 
@@ -169,7 +171,38 @@ fn members_see_the_same_lists_under_the_same_generation() {
         // Generations survive.
         let broker = start_with(settings(dir.path(), shards));
         let mut a = Member::new(broker.address(), 1);
-        assert!(a.join(0, &[("t", &[])]).generation > grown.generation);
+        a.join(0, &[("t", &[])]);
+        until("those of before to be waited for no more", || a.stay(0).changed);
+        assert!(a.stay(0).generation > grown.generation);
+        stop(broker);
+    }
+}
+
+#[test]
+fn who_is_new_after_a_restart_waits_for_the_members_of_before() {
+    for shards in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start_with(settings(dir.path(), shards));
+        topic(broker.address(), 2);
+        let before = Member::new(broker.address(), 1).join(0, &[("t", &[])]);
+        stop(broker);
+
+        let broker = start_with(settings(dir.path(), shards));
+        let (mut new, mut old) = (Member::new(broker.address(), 2), Member::new(broker.address(), 1));
+        let told = new.join(0, &[("t", &[])]);
+        assert_eq!((told.generation, told.changed), (0, false), "it is not alone");
+        let back = old.join(before.generation, &[("t", &[])]);
+        assert_eq!((back.generation, back.changed), (before.generation, false), "it keeps what it has");
+        // A group that was never here waits for nobody.
+        let full = Some(Membership::default());
+        let other = GroupHeartbeat { group: "other".into(), generation: 0, hash: 1, full };
+        assert!(new.client.request(&other).changed);
+        until("both to be told", || {
+            old.stay(before.generation);
+            let told = new.stay(0);
+            assert!(!told.changed || told.members.len() == 2, "{told:?}");
+            told.changed
+        });
         stop(broker);
     }
 }
@@ -263,14 +296,14 @@ fn a_dead_owner_loses_its_queue_at_the_end_of_its_lease_and_a_living_one_keeps_i
         let kept = a.beat(1, &[(keys[0], epochs[0])]);
         assert!(kept.lost.is_empty());
         assert_eq!(b.grant(1, keys[0]).code, Code::QueueHeld);
-        begun.elapsed() > Duration::from_millis(3_500)
+        begun.elapsed() > Duration::from_millis(4_500)
     });
     let answer = waiter.client.answer::<GrantQueues>(correlation);
     assert_eq!(answer.outcomes[0].code, Code::Ok);
     assert!(answer.outcomes[0].grant_epoch > epochs[1]);
     // A commit of a lease that ended counts as long as nobody else was granted the queue.
     assert_eq!(a.commit(keys[1], 3, epochs[1]).code, Code::StaleEpoch);
-    std::thread::sleep(Duration::from_millis(2_200)); // the lease of the other one ends
+    std::thread::sleep(Duration::from_millis(3_200)); // the lease of the other one ends
     assert_eq!(a.commit(keys[0], 3, epochs[0]).code, Code::Ok);
     assert_eq!(b.grant(1, keys[0]).code, Code::QueueHeld, "and renews it");
     stop(broker);
@@ -295,7 +328,7 @@ fn grants_survive_a_restart_and_their_holders_have_a_whole_lease() {
     let granted = b.ask(9, &[queue], 20_000);
     assert_eq!((granted.outcomes[0].code, granted.outcomes[0].committed), (Code::Ok, Some(Offset(5))));
     assert!(granted.outcomes[0].grant_epoch > epoch);
-    assert!(begun.elapsed() > Duration::from_millis(1_900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(2_900), "{:?}", begun.elapsed());
     stop(broker);
 }
 
@@ -394,6 +427,113 @@ fn groups_are_listed_described_and_deleted_when_nobody_is_there() {
     let broker = start_with(settings(dir.path(), 2));
     let mut admin = Client::connect(broker.address());
     assert!(admin.request(&ListGroups {}).groups.is_empty());
+    stop(broker);
+}
+
+#[test]
+fn a_group_without_queues_is_known_and_deleted_like_others() {
+    for shards in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start_with(settings(dir.path(), shards));
+        let mut a = Member::new(broker.address(), 1);
+        let generation = a.join(0, &[("none", &[])]).generation;
+        a.client.request(&LeaveGroup { group: GROUP.into() });
+        let groups = a.client.request(&ListGroups {}).groups;
+        assert_eq!(groups.len(), 1, "its generation takes one of the places that there are for groups");
+        assert_eq!((groups[0].members, groups[0].queues, groups[0].generation), (0, 0, generation));
+        assert!(groups[0].active_ms > 0 && groups[0].expires_ms > groups[0].active_ms);
+        let mut delete = || a.client.request(&DeleteGroup { group: GROUP.into() }).status.code;
+        assert_eq!((delete(), delete()), (Code::Ok, Code::GroupNotFound));
+        stop(broker);
+        let broker = start_with(settings(dir.path(), shards));
+        let mut a = Member::new(broker.address(), 1);
+        assert_eq!(a.join(0, &[("none", &[])]).generation, generation, "it begins anew, at once");
+        stop(broker);
+    }
+}
+
+#[test]
+fn a_group_is_not_deleted_while_members_of_before_a_restart_may_come_back() {
+    for shards in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start_with(settings(dir.path(), shards));
+        let generation = Member::new(broker.address(), 1).join(0, &[("none", &[])]).generation;
+        stop(broker);
+        let broker = start_with(settings(dir.path(), shards));
+        let mut a = Member::new(broker.address(), 1);
+        let delete = |a: &mut Member| a.client.request(&DeleteGroup { group: GROUP.into() }).status;
+        let refused = delete(&mut a);
+        assert_eq!(refused.code, Code::Busy, "{}", refused.detail);
+        assert!(refused.retry_after_ms > 0);
+        a.join(generation, &[("none", &[])]);
+        assert_eq!(delete(&mut a).code, Code::GroupActive);
+        a.client.request(&LeaveGroup { group: GROUP.into() });
+        until("nobody to be waited for", || delete(&mut a).code == Code::Ok);
+        stop(broker);
+    }
+}
+
+#[test]
+fn epochs_go_on_after_a_group_was_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = begin(dir.path());
+    let queue = topic(broker.address(), 1)[0];
+    let mut a = Member::new(broker.address(), 1);
+    let last = a.granted(1, queue);
+    a.release(queue, last, None);
+    let delete = |a: &mut Member| a.client.request(&DeleteGroup { group: GROUP.into() }).status.code;
+    assert_eq!(delete(&mut a), Code::Ok);
+    let epoch = a.granted(1, queue);
+    assert!(epoch > last, "{epoch} after {last}");
+    a.release(queue, epoch, None);
+    assert_eq!(delete(&mut a), Code::Ok);
+    stop(broker);
+    // Nothing is stored of it any more. There must have been fewer grants than seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    let broker = begin(dir.path());
+    let mut a = Member::new(broker.address(), 1);
+    let again = a.granted(1, queue);
+    assert!(again > epoch, "{again} after {epoch}");
+    // An offset that an operator sets makes a record without a grant.
+    a.release(queue, again, None);
+    assert_eq!(delete(&mut a), Code::Ok);
+    let items = vec![(queue, Offset(3))];
+    let reset = a.client.request(&ResetOffsets { group: GROUP.into(), dry_run: false, items }).outcomes[0];
+    assert!((reset.code, reset.grant_epoch) > (Code::Ok, again), "{reset:?} after {again}");
+    stop(broker);
+}
+
+#[test]
+fn a_queue_without_an_owner_is_counted_on_a_shard_that_knows_no_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start_with(settings(dir.path(), 2));
+    let mut admin = Client::connect(broker.address());
+    let queues = admin.create_topic("t", 4).queues;
+    let queue = queues.iter().find(|queue| queue.shard != group_shard(GROUP, 2)).unwrap();
+    let mut a = Member::new(broker.address(), 1);
+    let generation = a.join(0, &[("t", &[])]).generation;
+    let unowned = |shard: u16| broker.broker().stats[usize::from(shard)].queues_unowned.get();
+    let epoch = a.granted(generation, queue.key);
+    a.release(queue.key, epoch, None);
+    until("the queue to be counted", || {
+        std::thread::sleep(Duration::from_millis(100));
+        a.stay(generation);
+        unowned(queue.shard) == 1
+    });
+    assert_eq!(unowned(1 - queue.shard), 0);
+    // Nobody misses it who does not want its topic, or has gone.
+    let mut change = |topics: &[(&str, &[&str])], counted| {
+        let generation = a.join(0, topics).generation;
+        until("the subscription to count", || {
+            std::thread::sleep(Duration::from_millis(100));
+            a.stay(generation);
+            unowned(queue.shard) == counted
+        });
+    };
+    change(&[("other", &[])], 0);
+    change(&[("t", &[])], 1);
+    a.client.request(&LeaveGroup { group: GROUP.into() });
+    until("the group to be gone", || unowned(queue.shard) == 0);
     stop(broker);
 }
 

@@ -11,12 +11,12 @@ mod common;
 use common::{Client, batch, start, stop};
 use equeue_net::Code;
 use equeue_net::api::{
-    CommitItem, CommitOffsets, CommitOutcome, DeleteTopic, FetchOffsets, ListOffsets, OffsetAt,
+    CommitItem, CommitOffsets, CommitOutcome, DeleteTopic, FetchOffsets, ListOffsets, OffsetAt, Tries,
 };
 use equeue_record::{Offset, QueueKey};
 
 fn commit(client: &mut Client, queue: QueueKey, offset: u64, grant_epoch: u32) -> CommitOutcome {
-    let items = vec![CommitItem { queue, offset: Offset(offset), grant_epoch }];
+    let items = vec![CommitItem { queue, offset: Offset(offset), grant_epoch, tries: Tries::default() }];
     client.request(&CommitOffsets { group: "billing".into(), items }).outcomes[0]
 }
 
@@ -62,7 +62,8 @@ fn commits_in_a_row_are_answered_with_what_is_in_force() {
     let asked: Vec<u32> = (1..=100_u64)
         .map(|offset| {
             let offset = if offset % 3 == 0 { offset - 2 } else { offset };
-            let items = vec![CommitItem { queue, offset: Offset(offset), grant_epoch: 0 }];
+            let items =
+                vec![CommitItem { queue, offset: Offset(offset), grant_epoch: 0, tries: Tries::default() }];
             client.send(&CommitOffsets { group: "billing".into(), items }, 0, &[])
         })
         .collect();

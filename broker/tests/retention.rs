@@ -5,13 +5,14 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::{Client, batch, body, config, start_with, stop, until};
 use equeue_broker::BrokerConfig;
 use equeue_broker::config::{ByteSize, StorageMode, SyncPolicy};
 use equeue_net::Code;
 use equeue_net::api::{
-    AckLevel, CommitItem, CommitOffsets, DescribeTopic, QueueState, SetTopic, TopicRetention,
+    AckLevel, CommitItem, CommitOffsets, DescribeTopic, QueueState, SetTopic, TopicRetention, Tries,
 };
 use equeue_record::{Offset, QueueKey};
 
@@ -37,9 +38,14 @@ fn fill(client: &mut Client, queue: QueueKey, from: u64, count: u64) {
 }
 
 fn commit(client: &mut Client, queue: QueueKey, offset: u64) {
-    let item = CommitItem { queue, offset: Offset(offset), grant_epoch: 0 };
+    let item = CommitItem { queue, offset: Offset(offset), grant_epoch: 0, tries: Tries::default() };
     let answer = client.request(&CommitOffsets { group: "slow".into(), items: vec![item] });
     assert_eq!(answer.outcomes[0].code, Code::Ok);
+}
+
+fn set_age(client: &mut Client, topic: &str, ms: u64) {
+    let answer = client.request(&SetTopic { topic: topic.into(), retention: Some(TopicRetention::Ms(ms)) });
+    assert_eq!(answer.status.code, Code::Ok);
 }
 
 #[test]
@@ -114,7 +120,7 @@ fn memory_mode_is_bounded_says_so_and_leaves_nothing() {
         match client.produce_one(queue, &body(sent, 100_000)) {
             Code::Ok => sent += 1,
             // The oldest are about to go.
-            Code::DiskFull | Code::Busy => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Code::DiskFull | Code::Busy => std::thread::sleep(Duration::from_millis(5)),
             other => panic!("{other:?}"),
         }
     }
@@ -195,6 +201,89 @@ fn a_topic_may_have_an_age_of_its_own() {
     assert_eq!(kept.retention, TopicRetention::Ms(300));
     let back = SetTopic { topic: "brief".into(), retention: Some(TopicRetention::Broker) };
     assert_eq!(client.request(&back).retention, TopicRetention::Broker);
+    drop(client);
+    stop(broker);
+}
+
+/// Where the only queue of a topic begins.
+fn start_of(client: &mut Client, topic: &str) -> u64 {
+    state(client, topic).start_offset.0
+}
+
+#[test]
+fn after_a_start_at_which_all_looks_too_old_a_topics_age_waits_for_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = short(dir.path());
+    config.retention.segments = 0;
+    let broker = start_with(config.clone());
+    let mut client = Client::connect(broker.address());
+    let queue = client.create_queue("brief").key;
+    fill(&mut client, queue, 0, 5);
+    drop(client);
+    stop(broker);
+
+    // As with a clock that is ahead until it is set.
+    std::thread::sleep(Duration::from_millis(1500));
+    let broker = start_with(config);
+    let mut client = Client::connect(broker.address());
+    set_age(&mut client, "brief", 1000);
+    fill(&mut client, queue, 5, 1);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(start_of(&mut client, "brief"), 0);
+    assert_eq!(client.bodies(queue, 0).len(), 6);
+    drop(client);
+    stop(broker);
+}
+
+#[test]
+fn a_backlog_that_goes_by_its_topics_age_is_warned_of_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = short(dir.path());
+    config.retention.segments = 0;
+    config.http_listen = "127.0.0.1:0".to_owned();
+    let broker = start_with(config);
+    let mut client = Client::connect(broker.address());
+    let metrics = broker.http_address().unwrap();
+    let counted = |what: &str, messages: u64| {
+        let line = format!("equeue_log_unconsumed_{what}_total{{log=\"0\"}} {messages}");
+        common::get(metrics, "/metrics").1.lines().any(|found| found == line)
+    };
+    let queue = client.create_queue("brief").key;
+    let other = client.create_queue("nobody").key;
+    for number in 0..10 {
+        for queue in [queue, other] {
+            client.produce_ok(&[(queue, batch(&[&body(number, 100)]))]);
+        }
+    }
+    commit(&mut client, queue, 4);
+    set_age(&mut client, "brief", 3000);
+    set_age(&mut client, "nobody", 3000);
+    until("the warning", || counted("near", 6));
+    assert!(counted("deleted", 0));
+    until("the end of the topic's age", || start_of(&mut client, "brief") == 10);
+    until("the count", || counted("deleted", 6));
+    assert!(counted("near", 6), "once a message");
+    drop(client);
+    stop(broker);
+}
+
+#[test]
+fn a_topics_age_lets_nothing_go_that_a_group_has_not_consumed_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut careful = short(dir.path());
+    careful.retention.segments = 0;
+    careful.retention.delete_unconsumed = false;
+    let broker = start_with(careful);
+    let mut client = Client::connect(broker.address());
+    let queue = client.create_queue("brief").key;
+    fill(&mut client, queue, 0, 10);
+    commit(&mut client, queue, 4);
+    set_age(&mut client, "brief", 200);
+    until("the end of the topic's age", || start_of(&mut client, "brief") == 4);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(start_of(&mut client, "brief"), 4);
+    commit(&mut client, queue, 10);
+    until("the rest", || start_of(&mut client, "brief") == 10);
     drop(client);
     stop(broker);
 }

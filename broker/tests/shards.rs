@@ -11,7 +11,8 @@ mod common;
 use common::{Client, batch, body, start, stop, until};
 use equeue_net::Code;
 use equeue_net::api::{
-    CommitItem, CommitOffsets, DescribeBroker, DescribeTopic, FetchOffsets, ListOffsets, OffsetAt, QueueEntry,
+    CommitItem, CommitOffsets, DescribeBroker, DescribeTopic, FetchOffsets, ListOffsets, OffsetAt,
+    QueueEntry, Tries,
 };
 use equeue_record::Offset;
 
@@ -121,7 +122,12 @@ fn commits_go_to_the_queues_logs() {
         group: "g".into(),
         items: keys
             .iter()
-            .map(|key| CommitItem { queue: *key, offset: Offset(offset), grant_epoch: 0 })
+            .map(|key| CommitItem {
+                queue: *key,
+                offset: Offset(offset),
+                grant_epoch: 0,
+                tries: Tries::default(),
+            })
             .collect(),
     };
     let told = client.request(&commit(2));

@@ -292,14 +292,16 @@ impl Admin {
         request: &R,
     ) -> Result<Vec<BrokerResult<R::Answer>>, ClientError> {
         let brokers = self.cluster().await?;
-        let asking = brokers.iter().map(async |entry| {
-            let result = match self.client.admin_at(&entry.address, None).await {
-                Ok(connection) => connection.call(request).await,
-                Err(error) => Err(error),
-            };
-            BrokerResult { broker: entry.name.as_str().into(), result }
-        });
-        Ok(join_all(asking).await)
+        Ok(join_all(brokers.iter().map(|broker| self.on_broker(broker, request))).await)
+    }
+
+    /// Sends a request to one broker.
+    async fn on_broker<R: Request>(&self, broker: &BrokerEntry, request: &R) -> BrokerResult<R::Answer> {
+        let result = match self.client.admin_at(&broker.address, None).await {
+            Ok(connection) => connection.call(request).await,
+            Err(error) => Err(error),
+        };
+        BrokerResult { broker: broker.name.as_str().into(), result }
     }
 
     /// A connection to the shard of a queue.

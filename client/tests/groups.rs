@@ -178,6 +178,36 @@ async fn grants_survive_a_restart_of_the_broker() {
 }
 
 #[tokio::test]
+async fn who_is_new_after_a_restart_gets_its_part_and_no_more() {
+    let mut cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "new", 6).await;
+    let drained: Arc<Mutex<usize>> = Arc::default();
+    let sticky = |counted: &Arc<Mutex<usize>>| {
+        let count = Arc::clone(counted);
+        let listener = AssignmentListener::new(move |event| {
+            *count.lock().unwrap() += usize::from(matches!(event, AssignmentEvent::Draining { .. }));
+        });
+        ConsumerOptions { strategy: Arc::new(Sticky), on_assignment: Some(listener), ..options("new", "g") }
+    };
+    let mut members = vec![member(&client, sticky(&drained)).await, member(&client, sticky(&drained)).await];
+    let mut pulled = Vec::new();
+    until_shared(&mut members, &[3, 3], &mut pulled).await;
+    // What fell to each is told with its next heartbeat to the coordinator, within a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    *drained.lock().unwrap() = 0;
+    cluster.stop_broker().await;
+    // It asks more often than those who know the group, so it comes first.
+    let (new, options) = (client.clone(), sticky(&Arc::default()));
+    let joining = tokio::spawn(async move { member(&new, options).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.start_broker();
+    members.push(joining.await.expect("no panic"));
+    until_shared(&mut members, &[2, 2, 2], &mut pulled).await;
+    assert_eq!(*drained.lock().unwrap(), 2, "queues given up");
+}
+
+#[tokio::test]
 async fn a_reset_takes_effect_on_a_running_consumer() {
     let cluster = Cluster::start();
     let client = ready(&cluster).await;
@@ -332,4 +362,64 @@ async fn topics_go_to_the_members_that_want_them_and_tags_must_agree() {
     let error = timeout(PATIENCE, told).await.expect("it is told");
     assert!(matches!(error, equeue_client::ClientError::SubscriptionConflict { .. }), "{error}");
     assert!(other.positions().is_empty());
+}
+
+#[tokio::test]
+async fn a_member_makes_its_tags_those_of_the_group() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "tagged", 2).await;
+    let wants = |tag: &str, replace| ConsumerOptions {
+        topics: vec![Subscription { topic: "tagged".into(), tags: vec![tag.into()] }],
+        replace_subscription: replace,
+        ..options("tagged", "g")
+    };
+    let send = async |numbers: std::ops::Range<u32>| {
+        let producer = client.producer(ProducerOptions::default());
+        for number in numbers {
+            let (tag, body) = (["red", "blue"][number as usize % 2], number.to_string());
+            let message = Message::new("tagged", body.as_bytes()).tag(tag).queue(number / 2 % 2);
+            producer.send(&message).await.expect("stored");
+        }
+    };
+    let sorted = |messages: Vec<equeue_client::Received>| {
+        let mut numbers: Vec<u32> = messages.iter().map(|message| text(message).parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    send(0..8).await;
+    let mut red = member(&client, wants("red", false)).await;
+    assert_eq!(sorted(pull(&mut red, 4).await), [0, 2, 4, 6]);
+    nothing_more(&mut red).await;
+
+    // The members with the tags of before give their queues up, and are told.
+    let mut blue = member(&client, wants("blue", true)).await;
+    let told = async {
+        loop {
+            match red.pull(1, Duration::from_millis(50)).await {
+                Ok(messages) => assert!(messages.is_empty(), "{messages:?}"),
+                Err(error) => return error,
+            }
+        }
+    };
+    let error = timeout(PATIENCE, told).await.expect("it is told");
+    assert!(matches!(error, equeue_client::ClientError::SubscriptionConflict { .. }), "{error}");
+    let given_up = async {
+        while !red.positions().is_empty() || blue.positions().len() < 2 {
+            for member in [&mut red, &mut blue] {
+                let messages = member.pull(10, Duration::from_millis(20)).await.expect("pulling goes on");
+                assert!(messages.is_empty(), "the group had passed what was there: {messages:?}");
+            }
+        }
+    };
+    timeout(PATIENCE, given_up).await.expect("the queues change hands");
+    send(8..16).await;
+    assert_eq!(sorted(pull(&mut blue, 4).await), [9, 11, 13, 15]);
+    nothing_more(&mut blue).await;
+
+    // When the last one who wants them leaves, those of the others are the group's again.
+    blue.close().await.expect("the last commit is made");
+    send(16..24).await;
+    assert_eq!(sorted(pull(&mut red, 4).await), [16, 18, 20, 22]);
+    nothing_more(&mut red).await;
 }

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, create, ready, text};
+use common::{Cluster, PATIENCE, committed_by_queue, create, ready, text, until};
 use equeue_client::{
-    Ack, Client, ConsumerOptions, Context, HandlerError, Message, OnError, ProducerOptions, PushConsumer,
-    PushOptions, Received, Subscription,
+    Ack, Client, ConsumerOptions, Context, HandlerError, Message, Mode, OnError, ProducerOptions,
+    PushConsumer, PushOptions, Received, Subscription,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 fn options(topic: &str) -> ConsumerOptions {
     ConsumerOptions {
@@ -33,17 +33,8 @@ where
     timeout(PATIENCE, starting).await.expect("in time").expect("the consumer starts")
 }
 
-async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !reached() {
-        assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
-        sleep(Duration::from_millis(10)).await;
-    }
-}
-
 async fn committed(client: &Client, topic: &str) -> u64 {
-    let offsets = client.admin().fetch_offsets("g", topic).await.expect("the route is known");
-    offsets.into_iter().map(|at| at.result.expect("the broker answers").map_or(0, |offset| offset.0)).sum()
+    committed_by_queue(client, "g", topic).await.iter().sum()
 }
 
 /// Messages of some keys, numbered for each key.
@@ -349,4 +340,75 @@ async fn what_fails_comes_again_without_holding_its_queue_and_dies_in_the_end() 
     let origin = letter.origin().expect("it is a copy");
     assert_eq!((text(&letter).as_str(), origin.topic, origin.reason), ("3 3", "failing", "never works"));
     assert_eq!(letter.own_headers().count(), 0);
+}
+
+#[tokio::test]
+async fn in_sequential_order_what_fails_is_handed_back_where_that_is_asked_for() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "switched", 1).await;
+    send_keyed(&client, "switched", 1, 0, 4).await;
+    let seen: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+    let heard = Arc::clone(&seen);
+    let handler = move |message: Received, context: Context| {
+        heard.lock().unwrap().push((text(&message), context.attempt()));
+        let fails = text(&message) == "0 1" && context.attempt() < 3;
+        std::future::ready(if fails { Err(HandlerError::retry("not yet")) } else { Ok(()) })
+    };
+    let push = PushOptions {
+        on_error: Some(OnError::HandBack),
+        retry_steps: vec![Duration::from_millis(500)],
+        ..PushOptions::sequential()
+    };
+    let consumer = start(&client, "switched", push, handler).await;
+    until("all, and one of them twice more", || seen.lock().unwrap().len() == 6).await;
+    let expected = [("0 0", 1), ("0 1", 1), ("0 2", 1), ("0 3", 1), ("0 1", 2), ("0 1", 3)];
+    let expected = expected.map(|(body, attempt)| (body.to_owned(), attempt));
+    assert_eq!(*seen.lock().unwrap(), expected, "the queue does not wait for it");
+    let stats = consumer.stats();
+    assert_eq!((stats.handed_back, stats.dead), (2, 0));
+    timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+    assert_eq!(committed(&client, "switched").await, 4);
+}
+
+#[tokio::test]
+async fn what_an_instance_of_a_broadcast_fails_comes_again_to_it_alone() {
+    let cluster = Cluster::start();
+    let client = ready(&cluster).await;
+    create(&client, "announced", 1).await;
+    let mut instances = Vec::new();
+    for name in ["one", "two"] {
+        let seen: Arc<Mutex<Vec<(String, u32)>>> = Arc::default();
+        let heard = Arc::clone(&seen);
+        let handler = move |message: Received, context: Context| {
+            assert_eq!(message.sent_to(), "announced");
+            heard.lock().unwrap().push((text(&message), context.attempt()));
+            let fails = name == "one" && text(&message) == "0 1" && context.attempt() == 1;
+            std::future::ready(if fails { Err(HandlerError::retry("not yet")) } else { Ok(()) })
+        };
+        let broadcast =
+            ConsumerOptions { mode: Mode::Broadcast, instance: name.to_owned(), ..options("announced") };
+        let push = PushOptions { retry_steps: vec![Duration::from_millis(100)], ..PushOptions::default() };
+        let starting = client.push_consumer(broadcast, push, handler);
+        let consumer = timeout(PATIENCE, starting).await.expect("in time").expect("the consumer starts");
+        instances.push((consumer, seen));
+    }
+    send_keyed(&client, "announced", 1, 0, 3).await;
+    let (one, two) = (Arc::clone(&instances[0].1), Arc::clone(&instances[1].1));
+    until("one of them again", || one.lock().unwrap().contains(&("0 1".to_owned(), 2))).await;
+    until("all", || two.lock().unwrap().len() == 3).await;
+    // Whatever is sent later comes to both, so that nothing is on its way any more.
+    send_keyed(&client, "announced", 1, 3, 4).await;
+    until("the last one", || one.lock().unwrap().len() == 5 && two.lock().unwrap().len() == 4).await;
+    assert!(two.lock().unwrap().iter().all(|(_, attempt)| *attempt == 1), "{two:?}");
+    let handed_back: Vec<u64> = instances.iter().map(|(consumer, _)| consumer.stats().handed_back).collect();
+    assert_eq!(handed_back, [1, 0]);
+    for (consumer, _) in instances {
+        timeout(PATIENCE, consumer.stop()).await.expect("in time").expect("it commits");
+    }
+    for group in ["g@one", "g@two"] {
+        assert_eq!(committed_by_queue(&client, group, "announced").await, [4], "{group}");
+    }
+    let retried = committed_by_queue(&client, "g@one", "%RETRY%g@one").await;
+    assert_eq!(retried.iter().sum::<u64>(), 1);
 }

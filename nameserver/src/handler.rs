@@ -176,7 +176,8 @@ impl Requests {
 
     fn routes(&self, request: &GetRoutes) -> GetRoutesAnswer {
         let registry = self.0.registry.borrow();
-        if !registry.has_heard() && self.0.now_ms() < self.0.config.settle_ms {
+        let settling = self.0.now_ms() < self.0.config.settle_ms;
+        if settling && !registry.has_heard() {
             let status = Status {
                 code: Code::NotReady,
                 retry_after_ms: 200,
@@ -194,7 +195,7 @@ impl Requests {
         } else {
             request.topics.iter().map(|topic| routes::route(cluster, topic)).collect()
         };
-        GetRoutesAnswer { status: Status::OK, brokers: brokers(cluster), topics }
+        GetRoutesAnswer { status: Status::OK, brokers: brokers(cluster), topics, settling }
     }
 
     fn cluster(&self, request: &GetCluster) -> GetClusterAnswer {

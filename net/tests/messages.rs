@@ -215,7 +215,7 @@ fn produce_and_fetch() {
 
 #[test]
 fn offsets() {
-    let item = CommitItem { queue: QueueKey(1), offset: Offset(2), grant_epoch: 3 };
+    let item = CommitItem { queue: QueueKey(1), offset: Offset(2), grant_epoch: 3, tries: Tries::default() };
     check_both(
         &CommitOffsets {
             group: "g".into(),
@@ -277,7 +277,12 @@ fn routes() {
     );
     check_both(
         &GetRoutes { cluster: "default".into(), topics: names(&["orders", "bills"]) },
-        &GetRoutesAnswer { status: status(), brokers: vec![broker(); 2], topics: vec![topic_route(); 2] },
+        &GetRoutesAnswer {
+            status: status(),
+            brokers: vec![broker(); 2],
+            topics: vec![topic_route(); 2],
+            settling: true,
+        },
     );
     check_both(
         &GetCluster { cluster: String::new() },
@@ -366,6 +371,7 @@ fn grants() {
         committed,
         start_offset: Offset(4),
         high_watermark: Offset(5),
+        tries: Tries { count: 1, since_ms: i64::MIN },
     };
     check_both(
         &GrantQueues {
@@ -380,7 +386,12 @@ fn grants() {
             outcomes: vec![granted(1, None), granted(2, Some(Offset(0)))],
         },
     );
-    let release = |queue, commit| ReleaseItem { queue: QueueKey(queue), grant_epoch: 7, commit };
+    let release = |queue, commit| ReleaseItem {
+        queue: QueueKey(queue),
+        grant_epoch: 7,
+        commit,
+        tries: Tries::default(),
+    };
     check_both(
         &ReleaseQueues {
             group: "billing".into(),
@@ -398,6 +409,7 @@ fn hand_back_and_delay() {
         grant_epoch: 3,
         delay_ms: 4,
         reason: reason.into(),
+        tries: Tries::default(),
     };
     let outcome = HandBackOutcome {
         queue: QueueKey(1),
@@ -408,7 +420,14 @@ fn hand_back_and_delay() {
         repeated: false,
     };
     check_both(
-        &HandBack { group: "g".into(), attempts_max: 16, items: vec![item(1, "größer"), item(2, "")] },
+        &HandBack {
+            group: "g".into(),
+            attempts_max: 16,
+            items: vec![
+                item(1, "größer"),
+                HandBackItem { tries: Tries { count: 3, since_ms: -4 }, ..item(2, "") },
+            ],
+        },
         &HandBackAnswer {
             status: status(),
             outcomes: vec![outcome, HandBackOutcome { dead: false, repeated: true, ..outcome }],
@@ -545,8 +564,17 @@ fn what_is_named_twice_is_refused() {
     let held = Some(vec![held; 2]);
     refused(&LeaseHeartbeat { group: group(), generation: 1, hash: 1, held, cached: vec![] });
     refused(&GrantQueues { group: group(), generation: 1, wait_ms_max: 0, queues: vec![queue; 2] });
-    let item = ReleaseItem { queue, grant_epoch: 1, commit: None };
+    let item = ReleaseItem { queue, grant_epoch: 1, commit: None, tries: Tries::default() };
     refused(&ReleaseQueues { group: group(), items: vec![item; 2] });
+    let item = HandBackItem {
+        queue,
+        offset: Offset(1),
+        grant_epoch: 1,
+        delay_ms: 0,
+        reason: String::new(),
+        tries: Tries::default(),
+    };
+    refused(&HandBack { group: group(), attempts_max: 0, items: vec![item; 2] });
     refused(&ResetOffsets { group: group(), dry_run: false, items: vec![(queue, Offset(1)); 2] });
     let subscription = Subscription { topic: "t".into(), tags: vec![], replace: false };
     let beat = |full| GroupHeartbeat { group: group(), generation: 0, hash: 0, full: Some(full) };
@@ -703,7 +731,7 @@ fn numbers_of_kinds_and_codes() {
 
 #[test]
 fn a_commit_names_a_queue_once() {
-    let item = CommitItem { queue: QueueKey(7), offset: Offset(50), grant_epoch: 0 };
+    let item = CommitItem { queue: QueueKey(7), offset: Offset(50), grant_epoch: 0, tries: Tries::default() };
     let twice =
         CommitOffsets { group: "g".into(), items: vec![item, CommitItem { offset: Offset(40), ..item }] };
     let mut header = Vec::new();

@@ -66,7 +66,8 @@ impl QueueHome {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
-    queues: HashMap<QueueKey, QueueHome>,
+    /// With their topics.
+    queues: HashMap<QueueKey, (QueueHome, Arc<Topic>)>,
     /// Of the topics that have some.
     settings: BTreeMap<Arc<str>, TopicSettings>,
     next_counter: u64,
@@ -160,7 +161,7 @@ impl Catalog {
     }
 
     fn insert(&mut self, topic: Arc<Topic>) {
-        self.queues.extend(topic.queues.iter().map(|queue| (queue.key, *queue)));
+        self.queues.extend(topic.queues.iter().map(|queue| (queue.key, (*queue, Arc::clone(&topic)))));
         self.topics.insert(Arc::clone(&topic.name), topic);
     }
 
@@ -169,10 +170,9 @@ impl Catalog {
         self.topics.get(name)
     }
 
-    /// The topic of a queue of this broker. Looks at all topics: not for the data path.
+    /// The topic of a queue of this broker.
     pub fn topic_of(&self, key: QueueKey) -> Option<&Arc<Topic>> {
-        self.queues.get(&key)?;
-        self.topics.values().find(|topic| topic.queues.iter().any(|queue| queue.key == key))
+        self.queues.get(&key).map(|(_, topic)| topic)
     }
 
     /// Every topic, by name.
@@ -182,12 +182,12 @@ impl Catalog {
 
     /// A queue of this broker.
     pub fn queue(&self, key: QueueKey) -> Option<&QueueHome> {
-        self.queues.get(&key)
+        self.queues.get(&key).map(|(home, _)| home)
     }
 
     /// Every queue of this broker, in no order.
     pub fn queues(&self) -> impl ExactSizeIterator<Item = &QueueHome> {
-        self.queues.values()
+        self.queues.values().map(|(home, _)| home)
     }
 }
 

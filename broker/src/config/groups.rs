@@ -35,7 +35,8 @@ impl Default for GroupsConfig {
 
 impl GroupsConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        within("groups.lease_ms", self.lease_ms, 2_000, 300_000)?;
+        // A member beats once a second, and gives up the last second of its lease.
+        within("groups.lease_ms", self.lease_ms, 3_000, 300_000)?;
         within("groups.session_ms", self.session_ms, 2_000, 600_000)?;
         if self.session_ms < self.lease_ms {
             let expected = format!("it must be at least groups.lease_ms ({})", self.lease_ms);

@@ -74,7 +74,7 @@ keys! {
     "storage.snapshot_bytes" = r#""256MiB""#, "1MiB..16GiB",
         "A snapshot of a log's state is written into it at the latest after so many bytes.";
     "storage.idle_ms" = "100", "10..60000",
-        "Quiet time after which a log marks its durable end on disk.";
+        "Quiet time after which a log marks its durable end on disk, at the latest after twice as long.";
     "storage.producers_max" = "100000", "1000..10000000",
         "Producers remembered per log, to recognise batches that are sent twice.";
     "storage.scrub_bytes_per_second" = r#""4MiB""#, "0B..1GiB",
@@ -119,7 +119,7 @@ keys! {
         "Delayed messages of one log that may wait, about 20 bytes of memory each; past it producers are told BUSY.";
     "retry.attempts_max" = "16", "1..1000",
         "A message that a group has handed back so often becomes a dead letter, unless the consumer says another number.";
-    "groups.lease_ms" = "5000", "2000..300000",
+    "groups.lease_ms" = "5000", "3000..300000",
         "How long a consumer owns a queue without a heartbeat; a dead one's queues go to others after it.";
     "groups.session_ms" = "10000", "lease_ms..600000",
         "A consumer that is silent for so long is no member of its group any more.";

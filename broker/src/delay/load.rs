@@ -121,6 +121,33 @@ pub(crate) async fn one(log: &Log, queue: QueueKey, offset: Offset) -> Result<(i
     found.ok_or(LoadError::Missing { queue, offset })
 }
 
+/// Reads messages of a queue by their offsets, rising: those of the batches that one read brings, the first one of them
+/// in any case, and no more than `bytes_max` of them. Tells how many of `offsets` were looked for; one that is not there
+/// is left out.
+pub(crate) async fn some(
+    log: &Log,
+    queue: QueueKey,
+    offsets: &[Offset],
+    bytes_max: usize,
+) -> Result<(Vec<(Offset, Loaded)>, usize), LoadError> {
+    let Some(first) = offsets.first() else { return Ok((Vec::new(), 0)) };
+    let bytes = if offsets.len() > 1 { READ_BYTES } else { 1 };
+    let batches = read(log, queue, *first, bytes).await?;
+    let mut wanted = offsets.iter().copied().enumerate().peekable();
+    let (mut found, mut covered, mut bytes) = (Vec::new(), 0, 0);
+    for_each(&batches, &mut |delayed| {
+        let offset = delayed.record.offset;
+        while let Some((place, at)) = wanted.next_if(|(_, at)| *at <= offset && (bytes < bytes_max)) {
+            covered = place + 1;
+            if at == offset {
+                bytes += delayed.record.encoded().len();
+                found.push((offset, delayed.loaded()));
+            }
+        }
+    })?;
+    Ok((found, covered.max(1)))
+}
+
 impl DelayedRecord<'_> {
     /// A copy that outlives the batch.
     pub(crate) fn loaded(&self) -> Loaded {

@@ -2,7 +2,8 @@
 //! and what the log holds come in, what is to be stored and told comes out. The model in `tests/grant_model.rs` explores
 //! this very code.
 //!
-//! **Invariants**: while a member's lease lasts nobody else is granted the queue; epochs never go back; a committed
+//! **Invariants**: while a member's lease lasts nobody else is granted the queue; epochs never go back, nor when the record
+//! was deleted meanwhile ([`epoch_floor`]); a committed
 //! offset never goes back but by a reset, never passes the high watermark, and moves only under the epoch in force
 //! (or without one, while no grant is live).
 //!
@@ -11,6 +12,7 @@
 //! broker does.
 
 use equeue_net::Code;
+use equeue_net::api::Tries;
 use equeue_record::Offset;
 use equeue_storage::log::QueueBounds;
 
@@ -46,10 +48,23 @@ impl Told {
     }
 }
 
+/// Epochs of records that were deleted before the broker was started are not above this: grants are fewer than seconds,
+/// counted from 2020. Half of all epochs are left, however far ahead the clock is.
+pub fn epoch_floor(utc_ms: i64) -> u32 {
+    let passed_s = utc_ms.saturating_sub(EPOCHS_FROM_MS) / 1_000;
+    u32::try_from(passed_s.max(0)).unwrap_or(u32::MAX).min(EPOCH_FLOOR_MAX)
+}
+
+/// 2020-01-01, ms UTC.
+const EPOCHS_FROM_MS: i64 = 1_577_836_800_000;
+const EPOCH_FLOOR_MAX: u32 = u32::MAX / 2;
+
 /// The grant of one queue in one group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grant {
     record: Progress,
+    /// New epochs are above this one too.
+    floor: u32,
     /// The lease of the recorded member ends here.
     until_ms: u64,
     /// Newest generation in which the recorded member wants it.
@@ -71,7 +86,7 @@ pub enum Ask {
     Held,
     /// Somebody knows a newer generation.
     Stale,
-    /// The epochs are used up (never: one a second for 136 years).
+    /// The epochs are used up (never: one a second for 68 years).
     UsedUp,
 }
 
@@ -132,6 +147,16 @@ impl Grant {
         Self { record, until_ms: now_ms + rules.lease_ms, ..Self::default() }
     }
 
+    /// With new epochs above this one.
+    #[must_use]
+    pub fn above(self, floor: u32) -> Self {
+        Self { floor, ..self }
+    }
+
+    fn next_epoch(&self) -> Option<u32> {
+        self.record.grant_epoch.max(self.floor).checked_add(1)
+    }
+
     /// What is stored, or on its way to be.
     pub fn record(&self) -> Progress {
         self.record
@@ -161,7 +186,7 @@ impl Grant {
             self.wish.hear(generation, now_ms, rules);
             return Ask::Held;
         }
-        let Some(grant_epoch) = self.record.grant_epoch.checked_add(1) else { return Ask::UsedUp };
+        let Some(grant_epoch) = self.next_epoch() else { return Ask::UsedUp };
         self.record = Progress { grant_epoch, member, ..self.record };
         self.generation = 0;
         self.wish = Told::default();
@@ -226,7 +251,7 @@ impl Grant {
     pub fn commit(
         &mut self,
         by: (u128, u32),
-        offset: Offset,
+        (offset, tries): (Offset, Tries),
         bounds: QueueBounds,
         now_ms: u64,
         rules: Rules,
@@ -240,23 +265,32 @@ impl Grant {
         if by.1 != 0 && !self.is_live(now_ms) {
             self.renew(0, now_ms, rules);
         }
-        if self.record.committed.is_some_and(|committed| offset <= committed) {
-            return CommitDecision::Keep;
+        if self.advance(offset, tries) { CommitDecision::Store(self.record) } else { CommitDecision::Keep }
+    }
+
+    /// Goes on to `offset`, or notes that the message there failed more often; whether that was new.
+    fn advance(&mut self, offset: Offset, tries: Tries) -> bool {
+        let new = match self.record.committed {
+            Some(committed) if offset == committed => tries.count > self.record.tries.count,
+            committed => committed.is_none_or(|committed| offset > committed),
+        };
+        if new {
+            self.record.committed = Some(offset);
+            self.record.tries = tries;
         }
-        self.record.committed = Some(offset);
-        CommitDecision::Store(self.record)
+        new
     }
 
     /// A member gives the queue up, after a last commit.
     pub fn release(
         &mut self,
         by: (u128, u32),
-        commit: Option<Offset>,
+        commit: Option<(Offset, Tries)>,
         bounds: QueueBounds,
         rules: Rules,
     ) -> CommitDecision {
         let (member, grant_epoch) = by;
-        let done = |committed: Offset| self.record.committed.is_some_and(|known| committed <= known);
+        let done = |(offset, _)| self.record.committed.is_some_and(|known| offset <= known);
         if self.record.member == 0 && self.record.grant_epoch == grant_epoch && commit.is_none_or(done) {
             return CommitDecision::Keep; // asked again because the answer was lost
         }
@@ -264,10 +298,12 @@ impl Grant {
         if check != EpochCheck::Current {
             return CommitDecision::Refuse(check.code());
         }
-        if commit.is_some_and(|offset| offset > bounds.durable_end) {
+        if commit.is_some_and(|(offset, _)| offset > bounds.durable_end) {
             return CommitDecision::Refuse(Code::OffsetOutOfRange);
         }
-        self.record.committed = self.record.committed.max(commit);
+        if let Some((offset, tries)) = commit {
+            self.advance(offset, tries);
+        }
         self.record.member = 0;
         CommitDecision::Store(self.record)
     }
@@ -286,10 +322,11 @@ impl Grant {
         if offset < bounds.start || offset > bounds.durable_end {
             return CommitDecision::Refuse(Code::OffsetOutOfRange);
         }
-        let Some(grant_epoch) = self.record.grant_epoch.checked_add(1) else {
+        let Some(grant_epoch) = self.next_epoch() else {
             return CommitDecision::Refuse(Code::Internal);
         };
-        self.record = Progress { committed: Some(offset), grant_epoch, ..self.record };
+        let tries = Tries::default();
+        self.record = Progress { committed: Some(offset), grant_epoch, tries, ..self.record };
         CommitDecision::Store(self.record)
     }
 
@@ -308,6 +345,10 @@ mod tests {
     const BOUNDS: QueueBounds = QueueBounds { start: Offset(10), durable_end: Offset(100), end: Offset(120) };
     const A: u128 = 1;
     const B: u128 = 2;
+
+    fn at(offset: u64) -> (Offset, Tries) {
+        (Offset(offset), Tries::default())
+    }
 
     fn granted(grant: &mut Grant, member: u128, generation: u64, now_ms: u64) -> u32 {
         match grant.ask(member, generation, now_ms, RULES) {
@@ -328,7 +369,7 @@ mod tests {
         assert_eq!(grant.ask(B, 1, 9_998, RULES), Ask::Held);
         assert_eq!(granted(&mut grant, B, 1, 9_999), 2);
         assert_eq!(grant.beat(A, 1, 1, 9_999, RULES), Beat::Lost);
-        assert_eq!(grant.commit((A, 1), Offset(50), BOUNDS, 9_999, RULES), refuse(Code::StaleEpoch));
+        assert_eq!(grant.commit((A, 1), at(50), BOUNDS, 9_999, RULES), refuse(Code::StaleEpoch));
     }
 
     fn refuse(code: Code) -> CommitDecision {
@@ -355,7 +396,7 @@ mod tests {
         assert_eq!(grant.ask(B, 5, 300, RULES), Ask::Held);
         assert_eq!(grant.beat(A, 1, 4, 400, RULES), Beat::Release);
         assert_eq!(grant.ask(A, 4, 500, RULES), Ask::Stale);
-        let stored = grant.release((A, 1), Some(Offset(50)), BOUNDS, RULES);
+        let stored = grant.release((A, 1), Some(at(50)), BOUNDS, RULES);
         assert!(matches!(stored, CommitDecision::Store(record) if record.member == 0));
         assert_eq!(grant.ask(A, 4, 600, RULES), Ask::Stale);
         assert_eq!(granted(&mut grant, B, 5, 700), 2);
@@ -378,23 +419,48 @@ mod tests {
     #[test]
     fn commits_are_monotonic_and_bounded() {
         let mut grant = Grant::default();
-        let mut commit = |offset| grant.commit((0, 0), Offset(offset), BOUNDS, 0, RULES);
-        let at = |committed| {
+        let mut commit = |offset| grant.commit((0, 0), at(offset), BOUNDS, 0, RULES);
+        let stored = |committed| {
             CommitDecision::Store(Progress { committed: Some(Offset(committed)), ..Progress::default() })
         };
-        assert_eq!(commit(0), at(0));
-        assert_eq!(commit(50), at(50));
+        assert_eq!(commit(0), stored(0));
+        assert_eq!(commit(50), stored(50));
         assert_eq!(commit(50), CommitDecision::Keep);
         assert_eq!(commit(49), CommitDecision::Keep);
         assert_eq!(commit(101), refuse(Code::OffsetOutOfRange));
-        assert_eq!(commit(100), at(100));
+        assert_eq!(commit(100), stored(100));
+    }
+
+    #[test]
+    fn attempts_are_kept_with_the_offset_they_are_of() {
+        let mut grant = Grant::default();
+        let tries = |count| Tries { count, since_ms: 5 };
+        granted(&mut grant, A, 1, 0);
+        let mut commit =
+            |offset, count| grant.commit((A, 1), (Offset(offset), tries(count)), BOUNDS, 1, RULES);
+        assert!(matches!(commit(20, 0), CommitDecision::Store(_)));
+        assert!(matches!(commit(20, 2), CommitDecision::Store(record) if record.tries == tries(2)));
+        for (offset, count) in [(20, 2), (20, 1), (20, 0), (19, 9)] {
+            assert_eq!(commit(offset, count), CommitDecision::Keep, "{offset} {count}");
+        }
+        // Whoever comes next goes on counting.
+        let last = grant.release((A, 1), Some((Offset(20), tries(3))), BOUNDS, RULES);
+        assert!(matches!(last, CommitDecision::Store(record) if record.tries == tries(3)));
+        granted(&mut grant, B, 1, 1);
+        assert_eq!(grant.record().tries, tries(3));
+        // They are of that message alone.
+        grant.commit((B, 2), at(21), BOUNDS, 1, RULES);
+        assert_eq!(grant.record().tries, Tries::default());
+        grant.commit((B, 2), (Offset(21), tries(1)), BOUNDS, 1, RULES);
+        grant.reset(Offset(21), BOUNDS);
+        assert_eq!(grant.record().tries, Tries::default());
     }
 
     #[test]
     fn a_commit_needs_the_epoch_in_force() {
         let mut grant = Grant::default();
         granted(&mut grant, A, 1, 0);
-        let mut commit = |by, now_ms| grant.commit(by, Offset(60), BOUNDS, now_ms, RULES);
+        let mut commit = |by, now_ms| grant.commit(by, at(60), BOUNDS, now_ms, RULES);
         assert_eq!(commit((A, 2), 10), refuse(Code::StaleEpoch));
         assert_eq!(commit((B, 1), 10), refuse(Code::StaleEpoch), "another member's grant");
         assert_eq!(commit((B, 0), 10), refuse(Code::QueueHeld), "a tool while a grant is live");
@@ -402,27 +468,27 @@ mod tests {
         // The lease has ended and nobody else came: accepted, and renewed.
         assert_eq!(commit((A, 1), 6_000), CommitDecision::Keep);
         assert_eq!(commit((B, 0), 6_001), refuse(Code::QueueHeld));
-        assert!(matches!(grant.commit((B, 0), Offset(70), BOUNDS, 12_000, RULES), CommitDecision::Store(_)));
+        assert!(matches!(grant.commit((B, 0), at(70), BOUNDS, 12_000, RULES), CommitDecision::Store(_)));
         // Given up: the epoch counts no more, even though nobody else was granted the queue.
         grant.release((A, 1), None, BOUNDS, RULES);
-        assert_eq!(grant.commit((A, 1), Offset(80), BOUNDS, 12_001, RULES), refuse(Code::StaleEpoch));
+        assert_eq!(grant.commit((A, 1), at(80), BOUNDS, 12_001, RULES), refuse(Code::StaleEpoch));
     }
 
     #[test]
     fn a_reset_keeps_the_grant_under_a_new_epoch() {
         let mut grant = Grant::default();
         granted(&mut grant, A, 1, 0);
-        grant.commit((A, 1), Offset(60), BOUNDS, 0, RULES);
+        grant.commit((A, 1), at(60), BOUNDS, 0, RULES);
         assert_eq!(grant.reset(Offset(9), BOUNDS), refuse(Code::OffsetOutOfRange));
         assert_eq!(grant.reset(Offset(101), BOUNDS), refuse(Code::OffsetOutOfRange));
         let CommitDecision::Store(record) = grant.reset(Offset(20), BOUNDS) else { panic!() };
         assert_eq!((record.committed, record.grant_epoch, record.member), (Some(Offset(20)), 2, A));
         assert_eq!(grant.check(A, 1, RULES), EpochCheck::Reset);
         assert_eq!(grant.check(B, 1, RULES), EpochCheck::Stale);
-        assert_eq!(grant.commit((A, 1), Offset(70), BOUNDS, 1, RULES), refuse(Code::OffsetReset));
+        assert_eq!(grant.commit((A, 1), at(70), BOUNDS, 1, RULES), refuse(Code::OffsetReset));
         assert_eq!(grant.beat(A, 1, 1, 1, RULES), Beat::Reset { grant_epoch: 2, offset: Offset(20) });
         assert_eq!(grant.beat(A, 2, 1, 1, RULES), Beat::Kept);
-        assert!(matches!(grant.commit((A, 2), Offset(30), BOUNDS, 1, RULES), CommitDecision::Store(_)));
+        assert!(matches!(grant.commit((A, 2), at(30), BOUNDS, 1, RULES), CommitDecision::Store(_)));
     }
 
     #[test]
@@ -439,9 +505,9 @@ mod tests {
     fn a_release_asked_again_is_ok_and_leaving_frees() {
         let mut grant = Grant::default();
         granted(&mut grant, A, 1, 0);
-        assert!(matches!(grant.release((A, 1), Some(Offset(30)), BOUNDS, RULES), CommitDecision::Store(_)));
-        assert_eq!(grant.release((A, 1), Some(Offset(30)), BOUNDS, RULES), CommitDecision::Keep);
-        assert_eq!(grant.release((A, 1), Some(Offset(31)), BOUNDS, RULES), refuse(Code::StaleEpoch));
+        assert!(matches!(grant.release((A, 1), Some(at(30)), BOUNDS, RULES), CommitDecision::Store(_)));
+        assert_eq!(grant.release((A, 1), Some(at(30)), BOUNDS, RULES), CommitDecision::Keep);
+        assert_eq!(grant.release((A, 1), Some(at(31)), BOUNDS, RULES), refuse(Code::StaleEpoch));
         granted(&mut grant, B, 1, 1);
         assert_eq!(grant.leave(A), None);
         assert_eq!(grant.leave(B).map(|record| record.member), Some(0));
@@ -458,5 +524,26 @@ mod tests {
         let mut other = Grant::restored(record, 100, RULES);
         assert_eq!(granted(&mut other, B, 9, 5_100), 8);
         assert!(!Grant::restored(Progress::default(), 100, RULES).is_live(101));
+    }
+
+    #[test]
+    fn epochs_are_above_those_of_deleted_records() {
+        let mut grant = Grant::default().above(40);
+        assert_eq!(granted(&mut grant, A, 1, 0), 41);
+        assert_eq!(granted(&mut grant, B, 1, 5_000), 42);
+        let mut reset = Grant::default().above(40);
+        let CommitDecision::Store(record) = reset.reset(Offset(20), BOUNDS) else { panic!() };
+        assert_eq!(record.grant_epoch, 41);
+        let record = Progress { grant_epoch: 70, ..Progress::default() };
+        assert_eq!(granted(&mut Grant::restored(record, 0, RULES).above(40), A, 1, 0), 71);
+        assert_eq!(granted(&mut Grant::restored(record, 0, RULES).above(90), A, 1, 0), 91);
+    }
+
+    #[test]
+    fn no_clock_uses_the_epochs_up() {
+        assert_eq!((epoch_floor(i64::MIN), epoch_floor(0), epoch_floor(EPOCHS_FROM_MS)), (0, 0, 0));
+        assert_eq!(epoch_floor(EPOCHS_FROM_MS + 7_999), 7);
+        assert_eq!(epoch_floor(i64::MAX), EPOCH_FLOOR_MAX);
+        assert_eq!(granted(&mut Grant::default().above(epoch_floor(i64::MAX)), A, 1, 0), EPOCH_FLOOR_MAX + 1);
     }
 }

@@ -2,7 +2,7 @@
 //! disk. Read from the logs once, at the start.
 //!
 //! **Invariants**: what is here is what the log holds or will hold, in its order; a group is here as long as it has an
-//! entry in some queue; the number of groups is bounded.
+//! entry in some queue; the number of groups is bounded; an entry that comes after one was removed has newer epochs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -83,12 +83,19 @@ pub struct HoldTable {
     groups: Slab<GroupHolds>,
     holds: HashMap<(QueueKey, GroupId), Hold>,
     by_queue: HashMap<QueueKey, SmallVec<[GroupId; 2]>>,
+    /// No epoch of an entry that is not here any more is above this one.
+    epochs_over: u32,
 }
 
 impl HoldTable {
+    /// An empty table; entries removed before had no epochs above `epochs_over`.
+    pub fn new(epochs_over: u32) -> Self {
+        Self { epochs_over, ..Self::default() }
+    }
+
     /// Takes in what a log holds.
     pub fn load(&mut self, queue: QueueKey, group: &str, record: Progress, now_ms: u64, rules: Rules) {
-        let grant = Grant::restored(record, now_ms, rules);
+        let grant = Grant::restored(record, now_ms, rules).above(self.epochs_over);
         self.put(queue, group, grant, Ticket::default(), now_ms, 0);
     }
 
@@ -114,7 +121,8 @@ impl HoldTable {
 
     /// The grant to decide on, and the ticket that what it says rests on.
     pub fn grant(&self, queue: QueueKey, group: &str) -> (Grant, Ticket) {
-        self.get(queue, group).map_or_else(Default::default, |hold| (hold.grant, hold.ticket))
+        let new = || (Grant::default().above(self.epochs_over), Ticket::default());
+        self.get(queue, group).map_or_else(new, |hold| (hold.grant, hold.ticket))
     }
 
     /// Keeps what was decided without anything to store.
@@ -194,9 +202,8 @@ impl HoldTable {
     /// Forgets a group in one queue.
     pub fn remove(&mut self, queue: QueueKey, name: &str) {
         let Some(group) = self.group(name) else { return };
-        if self.holds.remove(&(queue, group)).is_none() {
-            return;
-        }
+        let Some(removed) = self.holds.remove(&(queue, group)) else { return };
+        self.epochs_over = self.epochs_over.max(removed.grant.record().grant_epoch);
         if let Some(groups) = self.by_queue.get_mut(&queue) {
             groups.retain(|known| *known != group);
             if groups.is_empty() {
@@ -268,8 +275,12 @@ impl HoldTable {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use equeue_storage::log::QueueBounds;
 
+    use super::*;
+    use crate::group::CommitDecision;
+
+    const BOUNDS: QueueBounds = QueueBounds { start: Offset(0), durable_end: Offset(9), end: Offset(9) };
     const RULES: Rules = Rules { lease_ms: 5_000, wish_ms: 10_000, check_epochs: true };
 
     fn record(committed: u64) -> Progress {
@@ -290,6 +301,24 @@ mod tests {
         table.remove(QueueKey(1), "a");
         table.remove(QueueKey(1), "a");
         assert!(table.is_empty() && table.by_queue.is_empty() && table.names.is_empty());
+    }
+
+    #[test]
+    fn epochs_go_on_where_an_entry_was_removed() {
+        let mut table = HoldTable::new(5);
+        let next = |table: &HoldTable| table.grant(QueueKey(1), "a").0.reset(Offset(1), BOUNDS);
+        let epoch = |decided| {
+            let CommitDecision::Store(record) = decided else { panic!("{decided:?}") };
+            record.grant_epoch
+        };
+        assert_eq!(epoch(next(&table)), 6);
+        table.load(QueueKey(1), "a", Progress { grant_epoch: 9, ..record(1) }, 0, RULES);
+        assert_eq!(epoch(next(&table)), 10);
+        table.remove(QueueKey(1), "a");
+        assert_eq!(epoch(next(&table)), 10);
+        // What a tool commits is an entry without an epoch.
+        table.load(QueueKey(1), "a", record(1), 0, RULES);
+        assert_eq!(epoch(next(&table)), 10);
     }
 
     #[test]

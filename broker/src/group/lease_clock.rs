@@ -2,8 +2,9 @@
 //!
 //! A shard that was stopped (SIGSTOP, a frozen virtual machine, a disk that blocked its thread) did not read the
 //! heartbeats of that time. So a gap between two looks at the clock counts as nothing, and neither does the time after
-//! it in which what has come meanwhile is read. The clock runs at most as fast as real time: a lease lasts here at least as
-//! long as its holder believes. Pure: the real time comes in.
+//! it in which what has come meanwhile is read; and neither does the time before the broker serves, in which one shard may
+//! wait for another that opens its logs. The clock runs at most as fast as real time: a lease lasts here at least as long as
+//! its holder believes. Pure: the real time comes in.
 
 /// A longer gap between two looks means that the shard stood still. Somebody looks every [`LOOK_EVERY_MS`].
 const GAP_MS_MAX: u64 = 250;
@@ -35,6 +36,12 @@ impl LeaseClock {
         self.lease_ms
     }
 
+    /// The time of leases while nobody is served.
+    pub fn hold(&mut self, real_ms: u64) -> u64 {
+        self.looked_ms = self.looked_ms.max(real_ms);
+        self.lease_ms
+    }
+
     /// How often the shard stood still.
     pub fn gaps(&self) -> u64 {
         self.gaps
@@ -59,6 +66,13 @@ mod tests {
         }
         assert_eq!(clock.read(16_550), 1_100);
         assert_eq!((clock.read(16_600), clock.gaps()), (1_150, 1));
+    }
+
+    #[test]
+    fn what_passes_before_anybody_is_served_counts_as_nothing() {
+        let mut clock = LeaseClock::default();
+        assert_eq!((clock.hold(10), clock.hold(9_000)), (0, 0));
+        assert_eq!((clock.read(9_040), clock.gaps()), (40, 0));
     }
 
     proptest! {

@@ -1,5 +1,7 @@
 //! Consumer groups: who belongs to them, who owns which queue, how far they have come. Pure; the shard does the I/O.
 
+mod attendance;
+mod expiry;
 mod grant;
 mod holds;
 mod lease_clock;
@@ -8,7 +10,9 @@ mod record;
 mod registry;
 mod shares;
 
-pub use grant::{Ask, Beat, CommitDecision, EpochCheck, Grant, Rules};
+pub use attendance::{Attendance, GroupTopics};
+pub use expiry::{Fate, clock_jump, fate};
+pub use grant::{Ask, Beat, CommitDecision, EpochCheck, Grant, Rules, epoch_floor};
 pub use holds::{GroupId, Hold, HoldTable};
 pub use lease_clock::{LOOK_EVERY_MS, LeaseClock};
 pub use presence::{Presence, PresenceCounts};

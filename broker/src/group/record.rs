@@ -1,17 +1,20 @@
 //! What is stored of a group in a queue: how far it has come, and who may go on.
 //!
 //! ```text
-//! value   u8 version (1), u8 flags (bit 0: there is a committed offset), u64 committed, u32 grant_epoch,
-//!         u128 member (0: none), i64 stored at, ms UTC
+//! value   u8 version (2), u8 flags (bit 0: there is a committed offset), u64 committed, u32 grant_epoch,
+//!         u128 member (0: none), i64 stored at, ms UTC; of the message at the committed offset: u32 failed
+//!         attempts, i64 the first of them, ms UTC. Version 1 ends before the attempts.
 //! ```
 
 use bytes::{Buf, BufMut};
+use equeue_net::api::Tries;
 use equeue_net::limits;
 use equeue_record::Offset;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const FLAG_COMMITTED: u8 = 1;
-const VALUE_LEN: usize = 38;
+const VALUE_LEN: usize = 50;
+const VALUE_LEN_1: usize = 38;
 
 /// Whether a name can be a group's: like any other, or `group@instance` for one of a broadcast group's instances.
 pub fn group_name_is_valid(name: &str) -> bool {
@@ -30,6 +33,8 @@ pub struct Progress {
     pub member: u128,
     /// When it was stored, ms UTC.
     pub stored_ms: i64,
+    /// Of the message at the committed offset, for which its queue waits.
+    pub tries: Tries,
 }
 
 impl Progress {
@@ -42,14 +47,18 @@ impl Progress {
         out.put_u32_le(self.grant_epoch);
         out.put_u128_le(self.member);
         out.put_i64_le(self.stored_ms);
+        out.put_u32_le(self.tries.count);
+        out.put_i64_le(self.tries.since_ms);
         out
     }
 
     /// Reads what is stored; `None`: not in a layout that this build knows.
     pub fn decode(mut value: &[u8]) -> Option<Self> {
-        if value.len() != VALUE_LEN || value.get_u8() != VERSION {
-            return None;
-        }
+        let tries_follow = match (value.try_get_u8().ok()?, value.remaining() + 1) {
+            (VERSION, VALUE_LEN) => true,
+            (1, VALUE_LEN_1) => false,
+            _ => return None,
+        };
         let flags = value.get_u8();
         let committed = Offset(value.get_u64_le());
         let known = flags & !FLAG_COMMITTED == 0 && (flags != 0 || committed == Offset(0));
@@ -58,6 +67,11 @@ impl Progress {
             grant_epoch: value.get_u32_le(),
             member: value.get_u128_le(),
             stored_ms: value.get_i64_le(),
+            tries: if tries_follow {
+                Tries { count: value.get_u32_le(), since_ms: value.get_i64_le() }
+            } else {
+                Tries::default()
+            },
         })
     }
 }
@@ -69,15 +83,19 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_the_rest_refused() {
         let at = |committed| Progress { committed: Some(Offset(committed)), ..Progress::default() };
-        let granted = Progress { grant_epoch: 9, member: 77, stored_ms: -5, ..at(u64::MAX) };
+        let tries = Tries { count: 3, since_ms: 70 };
+        let granted = Progress { grant_epoch: 9, member: 77, stored_ms: -5, tries, ..at(u64::MAX) };
         for progress in [Progress::default(), at(0), granted] {
             let bytes = progress.encode();
             assert_eq!(Progress::decode(&bytes), Some(progress));
             for len in 0..bytes.len() {
                 assert_eq!(Progress::decode(&bytes[..len]), None);
             }
+            let mut first = bytes[..VALUE_LEN_1].to_vec();
+            first[0] = 1;
+            assert_eq!(Progress::decode(&first), Some(Progress { tries: Tries::default(), ..progress }));
             let mut newer = bytes.clone();
-            newer[0] = 2;
+            newer[0] = 3;
             assert_eq!(Progress::decode(&newer), None);
             let mut flagged = bytes;
             flagged[1] |= 2;

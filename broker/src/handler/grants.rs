@@ -11,7 +11,7 @@ use std::time::Duration;
 use equeue_net::Code;
 use equeue_net::api::{
     CommitOutcome, GrantOutcome, GrantQueues, GrantQueuesAnswer, HeldQueue, LeaseHeartbeat,
-    LeaseHeartbeatAnswer, OffsetReset, ReleaseItem, ReleaseQueues, ReleaseQueuesAnswer, Status,
+    LeaseHeartbeatAnswer, OffsetReset, ReleaseItem, ReleaseQueues, ReleaseQueuesAnswer, Status, Tries,
 };
 use equeue_record::{Offset, QueueKey};
 use equeue_storage::io::Io as _;
@@ -237,6 +237,7 @@ fn refused(queue: QueueKey, code: Code, bounds: Option<QueueBounds>) -> GrantOut
         committed: None,
         start_offset: bounds.map_or(Offset(0), |bounds| bounds.start),
         high_watermark: bounds.map_or(Offset(0), |bounds| bounds.durable_end),
+        tries: Tries::default(),
     }
 }
 
@@ -294,6 +295,7 @@ fn decide_grant(
         code: Code::Ok,
         grant_epoch: record.grant_epoch,
         committed: record.committed,
+        tries: record.tries,
         ..refused(queue, Code::Ok, bounds)
     };
     match asked {
@@ -337,7 +339,8 @@ pub(crate) async fn release_here(
                 continue;
             }
         };
-        let decided = spot.grant.release((member, item.grant_epoch), item.commit, spot.bounds, rules);
+        let commit = item.commit.map(|offset| (offset, item.tries));
+        let decided = spot.grant.release((member, item.grant_epoch), commit, spot.bounds, rules);
         let record = spot.grant.record();
         let code = writes.note(shard, place, item.queue, spot, decided);
         outcomes.push(commit_outcome(item.queue, code, Some(record)));

@@ -24,11 +24,15 @@ use crate::group::{CommitDecision, Grant, Hold, group_name_is_valid};
 use crate::process::utc_ms;
 use crate::shard::call::{Call, Reply};
 use crate::shard::catalog::{ENTRIES_MAX, status_of};
+use crate::shard::generations;
 use crate::shard::holds::{self, Writes};
 use crate::shard::router::Scatter;
 use crate::shard::session::Session;
 use crate::shard::state::{LogHost, Shard};
 use crate::state_key;
+
+/// When a group is to be deleted again whose members may come back.
+const AFTER_START_MS: u32 = 1_000;
 
 /// What one shard knows of one group.
 #[derive(Clone, Debug)]
@@ -57,6 +61,17 @@ pub(crate) fn groups_here(shard: &Shard, only: Option<&Arc<str>>) -> Vec<GroupHe
     for (name, ..) in registry.groups().filter(|(name, ..)| only.is_none_or(|only| only == *name)) {
         let (generation, members) = registry.describe(name, now_ms);
         groups.insert(Arc::clone(name), GroupHere { generation, members, active_ms: utc_ms, ..empty(name) });
+    }
+    let stored = match only {
+        Some(only) => {
+            generations::of(shard, only).map(|stored| (Arc::clone(only), stored)).into_iter().collect()
+        }
+        None => generations::all(shard),
+    };
+    for (name, stored) in stored {
+        let here = groups.entry(name).or_insert_with_key(empty);
+        here.generation = here.generation.max(stored.generation);
+        here.active_ms = here.active_ms.max(stored.stored_ms);
     }
     let holds = shard.holds.borrow();
     for (queue, name, hold) in holds.iter().filter(|(_, name, _)| only.is_none_or(|only| only == *name)) {
@@ -188,7 +203,7 @@ pub(crate) fn describe(shard: &Rc<Shard>, session: &Rc<Session>, correlation: u3
 fn not_found(name: &str) -> Status {
     Status::new(
         Code::GroupNotFound,
-        format!("group `{name}` has no members, offsets or grants on this broker"),
+        format!("group `{name}` has no members, offsets, grants or generation on this broker"),
     )
 }
 
@@ -249,6 +264,11 @@ async fn delete_everywhere(shard: &Rc<Shard>, name: &Arc<str>) -> Result<(), Sta
     let present = group.members_count();
     if present > 0 {
         return Err(is_active(name, present));
+    }
+    let was_here = group.generation > 0 && group.active_ms < shard.started_utc_ms;
+    if was_here && shard.registry.borrow().may_return(name, shard.lease_ms()) {
+        let detail = format!("the broker has just been started: members of group `{name}` may come back");
+        return Err(Status::busy(AFTER_START_MS, detail));
     }
     for to in 0..shard.shards() {
         match ask(shard, to, Call::DropGroup { group: Arc::clone(name) }).await {

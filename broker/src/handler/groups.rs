@@ -6,26 +6,20 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use equeue_net::Code;
 use equeue_net::api::{
     GroupHeartbeat, GroupHeartbeatAnswer, GroupTopic, LeaveGroup, LeaveGroupAnswer, Status, group_shard,
 };
-use equeue_net::limits::GROUPS_MAX;
-use equeue_storage::log::AtomicPart;
 
 use super::grants::{leave_here, told_ms};
 use super::offsets::invalid_group;
 use super::{RETRY_MS, spawn_answer};
 use crate::group::{Change, Joined, Link, Member, group_name_is_valid};
-use crate::process::utc_ms;
 use crate::shard::call::{Call, Reply};
-use crate::shard::catalog::status_of;
 use crate::shard::mesh::Pool;
 use crate::shard::serve::execute;
 use crate::shard::session::Session;
 use crate::shard::state::Shard;
-use crate::state_key;
 
 /// A generation that a member claims counts as no more than this: so there is always room for the next one.
 const GENERATION_CLAIM_MAX: u64 = 1 << 62;
@@ -88,7 +82,14 @@ pub(crate) async fn beat_here(
         lease_ms: told_ms(config.lease_ms),
         ..GroupHeartbeatAnswer::default()
     };
-    let joined = shard.registry.borrow_mut().beat(member, beat, link, shard.lease_ms());
+    let was_here = match was_here(shard, &beat.group).await {
+        Ok(was_here) => was_here,
+        Err(status) => {
+            answer.status = status;
+            return answer;
+        }
+    };
+    let joined = shard.registry.borrow_mut().beat(member, beat, was_here, link, shard.lease_ms());
     match joined {
         Joined::Known => {}
         Joined::WantFull => {
@@ -133,6 +134,17 @@ pub(crate) async fn beat_here(
     answer
 }
 
+/// Whether members of before the start of this broker may come back to a group; `false`: they have, or had the time.
+async fn was_here(shard: &Rc<Shard>, group: &str) -> Result<bool, Status> {
+    if !shard.registry.borrow().may_return(group, shard.lease_ms()) {
+        return Ok(false);
+    }
+    match ask(shard, 0, Call::Generation { group: Arc::from(group) }).await {
+        Some(Reply::Generation(stored)) => Ok(stored? > 0),
+        _ => Err(Status::busy(RETRY_MS, "shard 0 has too much to do")),
+    }
+}
+
 /// Makes generations until one stands for the group as it is.
 async fn settle(shard: &Rc<Shard>, group: &str) -> Result<(), Status> {
     for _ in 0..TRIES_MAX {
@@ -164,38 +176,6 @@ fn unsettled(shard: &Shard, group: &str) -> Option<Change> {
         })
     });
     registry.unsettled(group)
-}
-
-/// Makes a generation durable that is above `above` and above all before; on shard 0.
-pub(crate) async fn raise_here(shard: &Rc<Shard>, group: &str, above: u64) -> Result<u64, Status> {
-    let _turn = shard.catalog_change.lock().await;
-    let host = shard.logs.first().expect("shard 0 has log 0");
-    if shard.broker.writes_stopped() {
-        return Err(Status::new(Code::LogFailed, "log 0 failed; restart the broker"));
-    }
-    let key = state_key::group_generation(group);
-    let stored = host.log.state(&key);
-    if stored.is_none() {
-        let mut groups = 0;
-        host.log.state_with_prefix(&[state_key::GROUP_GENERATION], &mut |_, _| groups += 1);
-        if groups >= GROUPS_MAX {
-            return Err(Status::busy(1_000, format!("this broker knows {GROUPS_MAX} groups, the limit")));
-        }
-    }
-    let stored = stored.and_then(|value| read_generation(&value)).map_or(0, |(generation, _)| generation);
-    let generation = stored.max(above).saturating_add(1);
-    let mut value = generation.to_le_bytes().to_vec();
-    value.extend_from_slice(&utc_ms().to_le_bytes());
-    let part = AtomicPart::State { key: Bytes::from(key), value: Some(Bytes::from(value)) };
-    let ticket = host.log.append_atomic(vec![part]).map_err(|error| status_of(&error))?;
-    host.log.wait_durable(ticket).await.map_err(|error| status_of(&error))?;
-    Ok(generation)
-}
-
-/// Reads a stored generation: the number, and when it was stored, ms UTC.
-pub(crate) fn read_generation(value: &[u8]) -> Option<(u64, i64)> {
-    let (generation, stored) = value.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*generation), i64::from_le_bytes(stored.try_into().ok()?)))
 }
 
 /// Serves a farewell: on every shard, so that whatever the member has on this broker is free.

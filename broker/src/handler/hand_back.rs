@@ -1,10 +1,11 @@
 //! `HandBack`: copies messages that a group could not handle to its retry or dead-letter queue, with a mark that this was
 //! done, in one append.
 //!
-//! **Invariants**: a message is copied once, however often it is handed back: its mark is in the append of its copy, and
-//! those before are durable when it is looked at; nothing is copied under a grant that is not in force.
+//! **Invariants**: a message is copied once, however often it is handed back (its mark is in the append of its copy, and
+//! those before are durable when it is looked at), but for one that lies before the committed offset: it is being replayed,
+//! and a lost answer makes a second copy of it; nothing is copied under a grant that is not in force.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ use crate::shard::session::Session;
 use crate::shard::state::{LogHost, Shard};
 use crate::state_key;
 
+/// Bytes of messages that are read before they are appended: a request may name many of the largest.
+const READ_BYTES_MAX: usize = 4 << 20;
 /// Bytes that one message takes in an append beside its copy: a batch of its own and a mark.
 const MESSAGE_BYTES: usize = 768;
 
@@ -144,31 +147,32 @@ impl Handing<'_> {
         for item in items {
             marks.entry(item.queue).or_insert_with(|| self.marks(item.queue));
         }
-        let messages = self.read(items, &marks, &mut outcomes).await;
-        if let Err(status) = self.make_topics(&messages).await {
-            fail(&mut outcomes, status.code);
-            return outcomes;
-        }
-        let mut tickets = Vec::new();
-        let mut left: std::collections::VecDeque<usize> = (0..items.len()).collect();
-        while !left.is_empty() {
-            match self.append_some(items, &messages, &mut left, &mut marks, &mut outcomes) {
-                Ok(ticket) => tickets.extend(ticket),
-                Err(error) => {
-                    let code = status_of(&error).code;
-                    for at in left.drain(..) {
-                        if let Some(told) =
-                            outcomes.get_mut(at).filter(|told| told.code == Code::Ok && !told.repeated)
-                        {
-                            told.code = code;
-                        }
-                    }
+        // By place, so that each batch is read once.
+        let mut unread: VecDeque<usize> = (0..items.len()).collect();
+        let place = |at: &usize| items.get(*at).map(|item| (item.queue, item.offset));
+        unread.make_contiguous().sort_by_key(place);
+        while !unread.is_empty() {
+            let messages = self.read_some(items, &mut unread, &marks, &mut outcomes).await;
+            if messages.is_empty() {
+                continue;
+            }
+            if let Err(status) = self.make_topics().await {
+                fail(&mut outcomes, messages.keys().chain(&unread), status.code);
+                break;
+            }
+            let mut left: VecDeque<usize> = messages.keys().copied().collect();
+            let mut tickets = Vec::new();
+            while !left.is_empty() {
+                match self.append_some(items, &messages, &mut left, &mut marks, &mut outcomes) {
+                    Ok(ticket) => tickets.extend(ticket),
+                    Err(code) => fail(&mut outcomes, &std::mem::take(&mut left), code),
                 }
             }
-        }
-        for ticket in tickets {
-            if self.host.log.wait_durable(ticket).await.is_err() {
-                fail(&mut outcomes, Code::LogFailed);
+            // Before the next are read: no more waits for a flush than one portion.
+            for ticket in tickets {
+                if self.host.log.wait_durable(ticket).await.is_err() {
+                    fail(&mut outcomes, messages.keys(), Code::LogFailed);
+                }
             }
         }
         let copied = outcomes.iter().filter(|told| told.code == Code::Ok && !told.repeated);
@@ -202,35 +206,52 @@ impl Handing<'_> {
         if item.offset >= bounds.durable_end {
             return Err(Code::OffsetOutOfRange);
         }
-        // What the group has committed is done: handed back, or handled after all.
-        Ok(grant.record().committed.is_some_and(|committed| item.offset < committed)
-            || marks.get(&item.queue).is_some_and(|marks| marks.is_done(item.offset.0)))
+        // What lies before the committed offset is being replayed: it may fail anew, whatever is marked of it still.
+        Ok(grant.record().committed.is_none_or(|committed| item.offset >= committed)
+            && marks.get(&item.queue).is_some_and(|marks| marks.is_done(item.offset.0)))
     }
 
-    /// The messages that may be handed back and were not yet.
-    async fn read(
+    /// Reads the next of the messages that may be handed back and were not yet: as many as lie in one read, and a few
+    /// MiB of them at the most. Nothing of a queue is read twice, however many of its messages are wanted.
+    async fn read_some(
         &self,
         items: &[&HandBackItem],
+        unread: &mut VecDeque<usize>,
         marks: &HashMap<QueueKey, Marks>,
         outcomes: &mut [HandBackOutcome],
-    ) -> Vec<Option<Loaded>> {
-        let mut messages = Vec::with_capacity(items.len());
-        for (item, told) in items.iter().zip(outcomes) {
-            let message = match self.check(item, marks) {
-                Err(code) => Err(code),
-                Ok(true) => {
-                    told.repeated = true;
-                    Ok(None)
+    ) -> BTreeMap<usize, Loaded> {
+        let mut messages = BTreeMap::new();
+        let Some(first) = unread.front().and_then(|at| items.get(*at)) else { return messages };
+        let wanted = unread.iter().map_while(|at| {
+            let item = items.get(*at).filter(|item| item.queue == first.queue)?;
+            Some(item.offset)
+        });
+        let wanted: Vec<Offset> = wanted.collect();
+        let read = delay::load::some(&self.host.log, first.queue, &wanted, READ_BYTES_MAX).await;
+        let (loaded, covered) = match read {
+            Ok(read) => read,
+            // It concerns the first of them alone.
+            Err(error) => {
+                let code = self.check(first, marks).err().unwrap_or_else(|| code_of(first, &error));
+                if let Some(told) = unread.pop_front().and_then(|at| outcomes.get_mut(at)) {
+                    told.code = code;
                 }
-                Ok(false) => {
-                    let read = delay::load::one(&self.host.log, item.queue, item.offset).await;
-                    read.map(|(_, message)| Some(message)).map_err(|error| code_of(item, &error))
+                return messages;
+            }
+        };
+        let mut loaded = loaded.into_iter().peekable();
+        for at in unread.drain(..covered.min(unread.len())) {
+            let (Some(item), Some(told)) = (items.get(at), outcomes.get_mut(at)) else { continue };
+            let message = loaded.next_if(|(offset, _)| *offset == item.offset);
+            match (self.check(item, marks), message) {
+                (Err(code), _) => told.code = code,
+                (Ok(true), _) => told.repeated = true,
+                (Ok(false), Some((_, message))) => _ = messages.insert(at, message),
+                (Ok(false), None) => {
+                    let missing = LoadError::Missing { queue: item.queue, offset: item.offset };
+                    told.code = code_of(item, &missing);
                 }
-            };
-            messages.push(message.unwrap_or_else(|code| {
-                told.code = code;
-                None
-            }));
+            }
         }
         messages
     }
@@ -242,10 +263,7 @@ impl Handing<'_> {
     }
 
     /// Makes the group's hidden topics, both: whoever sends dead letters again needs the retry queue.
-    async fn make_topics(&self, messages: &[Option<Loaded>]) -> Result<(), Status> {
-        if messages.iter().all(Option::is_none) {
-            return Ok(());
-        }
+    async fn make_topics(&self) -> Result<(), Status> {
         topics::make_hidden(self.shard, &hidden::retry_topic(self.group)).await?;
         topics::make_hidden(self.shard, &hidden::dead_letter_topic(self.group)).await
     }
@@ -275,17 +293,17 @@ impl Handing<'_> {
     fn append_some(
         &self,
         items: &[&HandBackItem],
-        messages: &[Option<Loaded>],
-        left: &mut std::collections::VecDeque<usize>,
+        messages: &BTreeMap<usize, Loaded>,
+        left: &mut VecDeque<usize>,
         marks: &mut HashMap<QueueKey, Marks>,
         outcomes: &mut [HandBackOutcome],
-    ) -> Result<Option<equeue_storage::Ticket>, AppendError> {
+    ) -> Result<Option<equeue_storage::Ticket>, Code> {
         let limit = self.shard.broker.batch_bytes_max;
         let now_ms = self.shard.io.wall_ms();
         let mut append = Append::default();
         while let Some(at) = left.front().copied() {
             let (Some(item), Some(told)) = (items.get(at), outcomes.get_mut(at)) else { break };
-            let Some(message) = messages.get(at).and_then(Option::as_ref) else {
+            let Some(message) = messages.get(&at) else {
                 left.pop_front();
                 continue;
             };
@@ -327,7 +345,7 @@ impl Handing<'_> {
         let source = self.source(item, &origin);
         let record = Record::from_encoded(&message.encoded, item.offset, message.base_create_time_ms)
             .map_err(|_| Refused::Code(Code::DataDamaged))?;
-        let attempt = attempt_of(&source, &record);
+        let attempt = attempt_of(&source, &record, item.tries);
         let fate = fate(attempt, self.attempts_max);
         let target = self.queue_for(fate).ok_or(Refused::Code(Code::Internal))?;
         let delay_ms = i64::try_from(item.delay_ms).unwrap_or(i64::MAX);
@@ -341,7 +359,7 @@ impl Handing<'_> {
             }
             batch
         });
-        let failure = Failure { time_ms: now_ms, reason: &item.reason };
+        let failure = Failure { time_ms: now_ms, reason: &item.reason, tries: item.tries };
         copy(batch, &source, &record, &failure, due_ms).map_err(|_| Refused::Code(Code::MessageTooLarge))?;
         append.due_ms.extend(due_ms);
         append.offsets.insert((item.queue, item.offset));
@@ -356,18 +374,23 @@ impl Handing<'_> {
         marks: &mut HashMap<QueueKey, Marks>,
         outcomes: &mut [HandBackOutcome],
         now_ms: i64,
-    ) -> Result<Option<equeue_storage::Ticket>, AppendError> {
+    ) -> Result<Option<equeue_storage::Ticket>, Code> {
         let Append { batches, due_ms, copied, .. } = append;
         if copied.is_empty() {
             return Ok(None);
         }
-        let result = self.append_parts(items, batches, &due_ms, &copied, marks);
+        let result = if self.host.delay.table.borrow().has_room(due_ms.len() as u64) {
+            let appended = self.append_parts(items, batches, &due_ms, &copied, marks);
+            appended.map_err(|error| status_of(&error).code)
+        } else {
+            Err(Code::Busy)
+        };
         for (at, attempt, fate) in copied {
             if let Some(told) = outcomes.get_mut(at) {
                 told.attempt = attempt;
                 told.dead = fate == Fate::Dead;
-                if let Err(error) = &result {
-                    told.code = status_of(error).code;
+                if let Err(code) = &result {
+                    told.code = *code;
                 }
             }
         }
@@ -448,8 +471,11 @@ fn code_of(item: &HandBackItem, error: &LoadError) -> Code {
     }
 }
 
-fn fail(outcomes: &mut [HandBackOutcome], code: Code) {
-    for told in outcomes.iter_mut().filter(|told| told.code == Code::Ok && !told.repeated) {
-        told.code = code;
+/// Those of them that were to be copied are not.
+fn fail<'a>(outcomes: &mut [HandBackOutcome], ats: impl IntoIterator<Item = &'a usize>, code: Code) {
+    for at in ats {
+        if let Some(told) = outcomes.get_mut(*at).filter(|told| told.code == Code::Ok && !told.repeated) {
+            told.code = code;
+        }
     }
 }

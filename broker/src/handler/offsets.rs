@@ -137,7 +137,7 @@ pub(crate) async fn commit_here(
             }
         };
         let by = (member, item.grant_epoch);
-        let decided = spot.grant.commit(by, item.offset, spot.bounds, now_ms, rules);
+        let decided = spot.grant.commit(by, (item.offset, item.tries), spot.bounds, now_ms, rules);
         stored += u64::from(matches!(decided, CommitDecision::Store(_)));
         let record = spot.grant.record();
         let code = writes.note(shard, place, item.queue, spot, decided);

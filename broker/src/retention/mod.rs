@@ -4,9 +4,11 @@
 //! of the same log. **Invariant**: nothing is deleted here; the log decides and keeps the order that a crash needs.
 
 mod advice;
+mod backlog;
 mod policy;
 mod task;
 mod trim;
 
+pub(crate) use backlog::Backlog;
 pub(crate) use policy::log_policy;
 pub(crate) use task::run;

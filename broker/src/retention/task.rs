@@ -28,7 +28,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     // Memory fills in a moment.
     let in_memory = config.storage.mode == StorageMode::Memory;
     let check_ms = if in_memory { CHECK_MS_IN_MEMORY } else { config.retention.check_ms };
-    let (every, mut looked) = (Duration::from_millis(check_ms), Looked::new());
+    let (every, mut looked) = (Duration::from_millis(check_ms), Looked::default());
     let (mut last, mut begun) = (shard.io.uptime(), 0);
     let Some(host) = shard.logs.get(place) else { return };
     loop {

@@ -3,6 +3,7 @@
 //! **Invariants**: headers of brokers are believed only in messages of the group's own retry queue; an attempt is counted
 //! once per hand-back.
 
+use equeue_net::api::Tries;
 use equeue_net::limits::REASON_BYTES_MAX;
 use equeue_record::{
     BatchBuilder, HEADERS_MAX, MessageId, NAME_BYTES_MAX, PushError, Record, RecordFields, system,
@@ -37,6 +38,8 @@ pub struct Failure<'a> {
     pub time_ms: i64,
     /// What the handler said.
     pub reason: &'a str,
+    /// Attempts that the member has counted itself, while the message held its queue.
+    pub tries: Tries,
 }
 
 /// What becomes of a message.
@@ -56,7 +59,10 @@ pub struct Copied {
 }
 
 /// How often the message has failed, this time included.
-pub fn attempt_of(source: &Source<'_>, record: &Record<'_>) -> u32 {
+pub fn attempt_of(source: &Source<'_>, record: &Record<'_>, tries: Tries) -> u32 {
+    if tries.count > 0 {
+        return tries.count;
+    }
     let before = if source.is_retry { number(record, system::ATTEMPT).unwrap_or(0) } else { 0 };
     u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
 }
@@ -79,14 +85,15 @@ pub fn copy(
 ) -> Result<Copied, PushError> {
     let kept = |name: &str| if source.is_retry { text(record, name) } else { None };
     let own = |name, fresh: String| (name, kept(name).map_or(fresh, str::to_owned));
+    let first_failed_ms = if failure.tries.count > 0 { failure.tries.since_ms } else { failure.time_ms };
     let values: [(&str, String); OWN_HEADERS] = [
         own(system::ORIGIN_ID, source.id.to_string()),
         own(system::ORIGIN_TOPIC, source.topic.to_owned()),
         own(system::ORIGIN_QUEUE, source.queue.to_string()),
         own(system::ORIGIN_OFFSET, source.id.offset.to_string()),
-        own(system::FIRST_FAILED_MS, failure.time_ms.to_string()),
+        own(system::FIRST_FAILED_MS, first_failed_ms.to_string()),
         (system::LAST_FAILED_MS, failure.time_ms.to_string()),
-        (system::ATTEMPT, attempt_of(source, record).to_string()),
+        (system::ATTEMPT, attempt_of(source, record, failure.tries).to_string()),
         (system::REASON, failure.reason.to_owned()),
     ];
     let mut headers: SmallVec<[HeaderField<'_>; 24]> = SmallVec::new();
@@ -136,6 +143,16 @@ mod tests {
     }
 
     fn hand_back(batch: &Bytes, is_retry: bool, time_ms: i64, reason: &str) -> (u32, Bytes) {
+        hand_back_after(batch, is_retry, time_ms, reason, Tries::default())
+    }
+
+    fn hand_back_after(
+        batch: &Bytes,
+        is_retry: bool,
+        time_ms: i64,
+        reason: &str,
+        tries: Tries,
+    ) -> (u32, Bytes) {
         let view = BatchView::of_checked(batch).unwrap();
         let mut memory = Decompressor::default();
         let record = view.records(&mut memory).unwrap().next().unwrap().unwrap();
@@ -143,8 +160,8 @@ mod tests {
         let id = MessageId { cluster_check: 1, queue: QueueKey(9), offset: Offset(70) };
         let source = Source { topic, queue: 3, id, is_retry };
         let mut copied = BatchBuilder::new(Codec::None, 1 << 20);
-        copy(&mut copied, &source, &record, &Failure { time_ms, reason }, None).unwrap();
-        (attempt_of(&source, &record), copied.finish(ProducerStamp::NONE).unwrap())
+        copy(&mut copied, &source, &record, &Failure { time_ms, reason, tries }, None).unwrap();
+        (attempt_of(&source, &record, tries), copied.finish(ProducerStamp::NONE).unwrap())
     }
 
     fn header(batch: &Bytes, name: &str) -> Option<String> {
@@ -178,6 +195,18 @@ mod tests {
             assert_eq!(header(&second, name).as_deref(), Some(value), "{name}");
         }
         assert!(second.len() <= batch_of(&forged).len() + COPY_GROWTH);
+    }
+
+    #[test]
+    fn a_copy_tells_the_attempts_that_its_member_has_counted() {
+        let tries = Tries { count: 16, since_ms: 400 };
+        let (attempt, copy) = hand_back_after(&batch_of(&[]), false, 9_000, "last", tries);
+        assert_eq!(attempt, 16);
+        for (name, value) in
+            [(system::ATTEMPT, "16"), (system::FIRST_FAILED_MS, "400"), (system::LAST_FAILED_MS, "9000")]
+        {
+            assert_eq!(header(&copy, name).as_deref(), Some(value), "{name}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use equeue_storage::log::QueueBounds;
 use super::mesh;
 use crate::catalog::Catalog;
 use crate::fetch::FetchJob;
-use crate::group::{Beat, Link, Member};
+use crate::group::{Beat, GroupTopics, Link, Member};
 use crate::handler::grants::{Kept, Wish};
 use crate::handler::group_admin::GroupHere;
 
@@ -67,8 +67,12 @@ pub(crate) enum Call {
     GroupBeat { member: Member, link: Link, beat: GroupHeartbeat },
     /// A connection of a member is closed.
     GroupClosed { group: Arc<str>, member: Member, link: u64 },
+    /// Only of shard 0: the stored generation; 0: none.
+    Generation { group: Arc<str> },
     /// Only of shard 0: a durable generation above this one and all before.
     RaiseGeneration { group: Arc<str>, above: u64 },
+    /// Groups with somebody on the asking shard, from now on.
+    GroupsAttended { groups: Arc<GroupTopics> },
     /// What is known of all groups, or of one.
     Groups { only: Option<Arc<str>> },
     /// Forget a group that has nobody here.

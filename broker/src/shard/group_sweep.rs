@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use equeue_record::QueueKey;
 
+use super::call::Call;
+use super::generations;
 use super::holds::{self, Writes};
+use super::mesh::Pool;
 use super::state::Shard;
+use crate::group::{Fate, GroupTopics, clock_jump, fate};
 use crate::handler::group_admin;
 use crate::process::utc_ms;
 
@@ -19,10 +23,6 @@ const OLD_EVERY: u64 = 60;
 const REFRESH_MS: i64 = 24 * 3_600_000;
 /// Grants stored again at one look.
 const REFRESH_MAX: usize = 1024;
-/// The broker must have run for so long before it forgets a group: members may still come back after an outage.
-const RUN_MS_MIN: u64 = 600_000;
-/// Difference between the clocks' progress from which on times are not trusted.
-const CLOCK_JUMP_MS: i64 = 3_600_000;
 
 /// Looks. Never waits.
 pub(crate) fn run(shard: &Rc<Shard>) {
@@ -31,11 +31,13 @@ pub(crate) fn run(shard: &Rc<Shard>) {
     if silent > 0 {
         tracing::info!(shard = shard.index, members = silent, "members of groups were silent for too long");
     }
+    attend(shard, now_ms);
     look_for_unowned(shard, now_ms);
     let tick = shard.sweeps.get();
     shard.sweeps.set(tick + 1);
     if tick.is_multiple_of(OLD_EVERY) && tick > 0 {
         refresh(shard, now_ms);
+        refresh_generations(shard);
         forget_old(shard, now_ms);
         let mut holders = HashSet::new();
         let holds = shard.holds.borrow();
@@ -44,25 +46,41 @@ pub(crate) fn run(shard: &Rc<Shard>) {
     }
 }
 
-/// Queues that were owned once, of groups that are there, and are owned by nobody.
+/// Looks which groups have somebody on this shard, and tells the others if that changed.
+fn attend(shard: &Shard, now_ms: u64) {
+    let holds = shard.holds.borrow();
+    shard.stats.groups.set(holds.groups().count() as u64);
+    let catalog = shard.catalog();
+    let mut here = GroupTopics::new();
+    for (queue, name, _) in holds.iter().filter(|(_, _, hold)| hold.grant.is_live(now_ms)) {
+        let Some(topic) = catalog.topic_of(queue) else { continue };
+        let known = here.get(name).is_some_and(|topics| topics.contains(&topic.name));
+        if !known {
+            here.entry(Arc::clone(name)).or_default().insert(Arc::clone(&topic.name));
+        }
+    }
+    for (name, topics) in shard.registry.borrow().groups() {
+        here.entry(Arc::clone(name)).or_default().extend(topics.map(Arc::from));
+    }
+    let mut attendance = shard.attendance.borrow_mut();
+    attendance.saw(here, (0..shard.shards()).filter(|other| *other != shard.index));
+    attendance.tell(|other, groups| {
+        // Nobody waits for the answer.
+        shard.mesh.ask(other, Pool::System, Call::GroupsAttended { groups }).is_ok()
+    });
+}
+
+/// Queues that were owned once and are owned by nobody, of groups that are there for their topics.
 fn look_for_unowned(shard: &Shard, now_ms: u64) {
     let mut holds = shard.holds.borrow_mut();
-    shard.stats.groups.set(holds.groups().count() as u64);
-    let mut present: HashSet<Arc<str>> = holds
-        .iter()
-        .filter(|(_, _, hold)| hold.grant.is_live(now_ms))
-        .map(|(_, name, _)| Arc::clone(name))
-        .collect();
-    present.extend(shard.registry.borrow().groups().map(|(name, ..)| Arc::clone(name)));
-    if present.is_empty() {
-        shard.stats.queues_unowned.set(0);
-        return;
-    }
+    let (attendance, catalog) = (shard.attendance.borrow(), shard.catalog());
     let mut unowned = 0;
     for (queue, name, hold) in holds.iter_mut() {
         let owned = hold.grant.is_live(now_ms) || hold.grant.record().grant_epoch == 0;
-        let readable = shard.home(queue).is_some_and(|home| home.readable);
-        if owned || !readable || !present.contains(name) {
+        let missed = !owned
+            && catalog.queue(queue).is_some_and(|home| home.readable)
+            && catalog.topic_of(queue).is_some_and(|topic| attendance.wants(name, &topic.name));
+        if !missed {
             hold.unowned_since_ms = None;
             continue;
         }
@@ -88,7 +106,7 @@ fn refresh(shard: &Rc<Shard>, now_ms: u64) {
     {
         let holds = shard.holds.borrow();
         let aged = holds.iter().filter(|(_, _, hold)| {
-            hold.grant.is_live(now_ms) && utc_ms - hold.grant.record().stored_ms > REFRESH_MS
+            hold.grant.is_live(now_ms) && utc_ms.saturating_sub(hold.grant.record().stored_ms) > REFRESH_MS
         });
         for (queue, name, _) in aged.take(REFRESH_MAX) {
             old.entry(Arc::clone(name)).or_default().push(queue);
@@ -105,12 +123,24 @@ fn refresh(shard: &Rc<Shard>, now_ms: u64) {
     }
 }
 
+/// Stores generations again of groups that have members and do not change: their age tells the same.
+fn refresh_generations(shard: &Rc<Shard>) {
+    let utc_ms = utc_ms();
+    let attendance = shard.attendance.borrow();
+    let old = generations::all(shard).into_iter().filter(|(name, stored)| {
+        utc_ms.saturating_sub(stored.stored_ms) > REFRESH_MS && attendance.has(name)
+    });
+    let old: Vec<Arc<str>> = old.map(|(name, _)| name).take(REFRESH_MAX).collect();
+    if !old.is_empty() {
+        let shard_of_task = Rc::clone(shard);
+        shard.spawn(async move { generations::refresh(&shard_of_task, &old).await });
+    }
+}
+
 /// Forgets groups that had no member and no commit for their retention, and warns before.
 fn forget_old(shard: &Rc<Shard>, now_ms: u64) {
     let utc_ms = utc_ms();
-    let passed_ms = i64::try_from(shard.now_ms()).unwrap_or(i64::MAX);
-    let drift_ms = (utc_ms - shard.started_utc_ms - passed_ms).abs();
-    if drift_ms > CLOCK_JUMP_MS {
+    if let Some(drift_ms) = clock_jump(shard.started_utc_ms, utc_ms, shard.now_ms()) {
         tracing::error!(
             drift_ms,
             "the clock of this machine jumped: no group is forgotten until the broker is restarted"
@@ -118,39 +148,46 @@ fn forget_old(shard: &Rc<Shard>, now_ms: u64) {
         return;
     }
     let mut active: HashMap<Arc<str>, i64> = HashMap::new();
+    let mut note = |name: Arc<str>, seen_ms: i64| {
+        let known = active.entry(name).or_insert(seen_ms);
+        *known = (*known).max(seen_ms);
+    };
     for (_, name, hold) in shard.holds.borrow().iter() {
-        let seen = if hold.grant.is_live(now_ms) { i64::MAX } else { hold.grant.record().stored_ms };
-        let known = active.entry(Arc::clone(name)).or_insert(0);
-        *known = (*known).max(seen);
+        let seen_ms = if hold.grant.is_live(now_ms) { i64::MAX } else { hold.grant.record().stored_ms };
+        note(Arc::clone(name), seen_ms);
     }
+    for (name, stored) in generations::all(shard) {
+        note(name, stored.stored_ms);
+    }
+    shard.warned.borrow_mut().retain(|name| active.contains_key(name));
     let mut expiring = 0;
     for (name, seen_ms) in active {
         let retention_ms = shard.broker.config.groups.retention_ms(&name);
-        let age_ms = utc_ms.saturating_sub(seen_ms);
-        if age_ms <= retention_ms - retention_ms / 10 || shard.registry.borrow().members(&name) > 0 {
+        let fate = fate(seen_ms, utc_ms, retention_ms, shard.now_ms());
+        if fate == Fate::Stays || shard.attendance.borrow().has(&name) {
             continue;
         }
         expiring += 1;
-        if age_ms > retention_ms && shard.now_ms() > RUN_MS_MIN {
+        let age_ms = utc_ms.saturating_sub(seen_ms);
+        if fate == Fate::Over {
             let shard_of_task = Rc::clone(shard);
-            shard.spawn(async move {
-                // Its members may be kept by another shard, and its queues be in use there.
-                if !group_admin::is_unused(&shard_of_task, &name, retention_ms).await {
-                    return;
-                }
-                match group_admin::drop_here(&shard_of_task, &name).await {
-                    Ok(queues) => tracing::warn!(group = %name, queues, age_ms,
-                        "group forgotten: nobody used it for its retention (groups.retention_hours)"),
-                    Err(status) => {
-                        tracing::warn!(group = %name, %status.code, status.detail, "an old group stays");
-                    }
-                }
-            });
+            shard.spawn(async move { forget(&shard_of_task, &name, retention_ms).await });
         } else if shard.warned.borrow_mut().insert(Arc::clone(&name)) {
             tracing::warn!(group = %name, age_ms, retention_ms, "nobody uses this group: its offsets will be forgotten soon");
         }
     }
     shard.stats.groups_expiring.set(expiring);
-    let holds = shard.holds.borrow();
-    shard.warned.borrow_mut().retain(|name| holds.group(name).is_some());
+}
+
+/// Forgets what this shard has of a group, unless another one knows better: its members may be kept there, and its
+/// queues be in use.
+async fn forget(shard: &Rc<Shard>, name: &Arc<str>, retention_ms: i64) {
+    if !group_admin::is_unused(shard, name, retention_ms).await {
+        return;
+    }
+    match group_admin::drop_here(shard, name).await {
+        Ok(queues) => tracing::warn!(group = %name, queues,
+            "group forgotten: nobody used it for its retention (groups.retention_hours)"),
+        Err(status) => tracing::warn!(group = %name, %status.code, status.detail, "an old group stays"),
+    }
 }

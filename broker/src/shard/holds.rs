@@ -15,7 +15,7 @@ use equeue_storage::log::{AtomicPart, QueueBounds};
 use super::answers::{Tickets, note};
 use super::catalog::{ENTRIES_MAX, status_of};
 use super::state::{LogHost, Shard};
-use crate::group::{CommitDecision, Grant, Progress, Rules};
+use crate::group::{CommitDecision, Grant, HoldTable, Progress, Rules, epoch_floor};
 use crate::process::utc_ms;
 use crate::state_key;
 
@@ -173,6 +173,7 @@ impl Writes {
 /// Reads what the logs of this shard hold of groups. Before anything is served.
 pub(crate) fn load(shard: &Shard) {
     let (now_ms, rules) = (shard.lease_ms(), shard.group_rules());
+    *shard.holds.borrow_mut() = HoldTable::new(epoch_floor(shard.started_utc_ms));
     for host in &shard.logs {
         let mut unread = 0_usize;
         host.log.state_with_prefix(&[state_key::GROUP_OFFSET], &mut |key, value| match (

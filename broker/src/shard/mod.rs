@@ -4,6 +4,7 @@ pub(crate) mod answers;
 pub(crate) mod call;
 pub(crate) mod catalog;
 pub(crate) mod complete;
+pub(crate) mod generations;
 pub(crate) mod group_sweep;
 pub(crate) mod holds;
 pub mod mesh;

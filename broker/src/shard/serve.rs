@@ -8,6 +8,7 @@ use equeue_net::transport::listener::Accepted;
 use equeue_storage::io::Io as _;
 
 use super::call::{Call, Reply, Responder};
+use super::generations;
 use super::mesh::{Asked, Pool};
 use super::state::Shard;
 use crate::fetch::Source as _;
@@ -58,6 +59,10 @@ fn serve(shard: &Rc<Shard>, asked: Asked<Call, Reply>) {
             fetch::cancel_other(shard, from, token);
             responder.reply(Reply::Done);
         }
+        Call::GroupsAttended { groups } => {
+            shard.attendance.borrow_mut().told(from, groups);
+            responder.reply(Reply::Done);
+        }
         Call::Serve(accepted) => {
             serve_here(shard, accepted);
             responder.reply(Reply::Done);
@@ -86,6 +91,7 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         | Call::Leave { .. }
         | Call::GroupBeat { .. }
         | Call::GroupClosed { .. }
+        | Call::Generation { .. }
         | Call::RaiseGeneration { .. } => execute_for_member(shard, call).await,
         Call::Groups { only } => Reply::Groups(group_admin::groups_here(shard, only.as_ref())),
         Call::DropGroup { group } => Reply::Dropped(group_admin::drop_here(shard, &group).await),
@@ -127,7 +133,11 @@ pub(crate) async fn execute(shard: &Rc<Shard>, call: Call) -> Reply {
         }
         Call::CreateTopic(_) => Reply::Created(CreateTopicAnswer { status: misrouted(), topic: None }),
         Call::DeleteTopic(_) => Reply::Deleted(DeleteTopicAnswer { status: misrouted() }),
-        Call::Produce { .. } | Call::Fetch { .. } | Call::CancelFetch { .. } | Call::Serve(_) => Reply::Done,
+        Call::Produce { .. }
+        | Call::Fetch { .. }
+        | Call::CancelFetch { .. }
+        | Call::GroupsAttended { .. }
+        | Call::Serve(_) => Reply::Done,
     }
 }
 
@@ -153,9 +163,12 @@ async fn execute_for_member(shard: &Rc<Shard>, call: Call) -> Reply {
             Reply::Done
         }
         Call::RaiseGeneration { group, above } if shard.index == 0 => {
-            Reply::Generation(groups::raise_here(shard, &group, above).await)
+            Reply::Generation(generations::raise(shard, &group, above).await)
         }
-        Call::RaiseGeneration { .. } => Reply::Generation(Err(misrouted())),
+        Call::Generation { group } if shard.index == 0 => {
+            Reply::Generation(Ok(generations::of(shard, &group).map_or(0, |stored| stored.generation)))
+        }
+        Call::Generation { .. } | Call::RaiseGeneration { .. } => Reply::Generation(Err(misrouted())),
         _ => Reply::Done,
     }
 }

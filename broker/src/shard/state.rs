@@ -18,13 +18,14 @@ use equeue_storage::{LogId, Ticket};
 use super::call::Mesh;
 use super::session::Session;
 use super::signal::{Bell, Signal};
-use crate::broker::Broker;
+use crate::broker::{Broker, Phase};
 use crate::catalog::{Catalog, QUEUE_COUNTER_BITS, QueueHome, shard_of};
 use crate::delay::DelayHost;
 use crate::fetch::{Access, Lookup, Reader, Source};
-use crate::group::{EpochCheck, HoldTable, LeaseClock, Presence, Registry, Rules};
+use crate::group::{Attendance, EpochCheck, HoldTable, LeaseClock, Presence, Registry, Rules};
 use crate::handler::fetch::ParkedFetch;
 use crate::long_poll::ParkTable;
+use crate::retention::Backlog;
 use crate::stats::{LogStats, ShardStats};
 
 /// A log on direct I/O.
@@ -82,6 +83,8 @@ pub(crate) struct LogHost {
     pub(crate) delay: DelayHost,
     /// Held while messages are handed back: what they rest on is durable when the next ones are looked at.
     pub(crate) hand_back: futures::lock::Mutex<()>,
+    /// What groups had still to consume of what topics' ages let go.
+    pub(crate) backlog: Backlog,
 }
 
 /// One shard.
@@ -120,6 +123,8 @@ pub(crate) struct Shard {
     pub(crate) released: Bell,
     /// The members of groups that this shard keeps.
     pub(crate) registry: RefCell<Registry>,
+    /// Groups with somebody on this broker.
+    pub(crate) attendance: RefCell<Attendance>,
     /// Held by the change of a generation that is being made.
     pub(crate) generation_change: futures::lock::Mutex<()>,
     /// To the other shards.
@@ -170,6 +175,7 @@ impl Shard {
                 waiters: RefCell::default(),
                 delay,
                 hand_back: futures::lock::Mutex::default(),
+                backlog: Backlog::default(),
             }
         };
         let stats = Arc::clone(parts.broker.stats.get(usize::from(parts.index)).expect("one per shard"));
@@ -191,6 +197,7 @@ impl Shard {
             member_names: RefCell::default(),
             released: Bell::default(),
             registry: RefCell::default(),
+            attendance: RefCell::default(),
             generation_change: futures::lock::Mutex::new(()),
             mesh: parts.mesh,
             connections: Connections::new(limits(&parts.broker)),
@@ -224,11 +231,13 @@ impl Shard {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The time that leases and memberships are counted by, ms: stands still while the shard does.
+    /// The time that leases and memberships are counted by, ms: begins when the broker serves, and stands still while the
+    /// shard does.
     pub(crate) fn lease_ms(&self) -> u64 {
         let mut clock = self.lease_clock.get();
         let gaps = clock.gaps();
-        let now_ms = clock.read(self.now_ms());
+        let serves = self.broker.phase() != Phase::Starting;
+        let now_ms = if serves { clock.read(self.now_ms()) } else { clock.hold(self.now_ms()) };
         if clock.gaps() > gaps {
             tracing::warn!(
                 shard = self.index,
@@ -318,8 +327,8 @@ impl Shard {
             figures.segments.set(stats.segments_kept as u64);
             figures.segments_retired.set(stats.segments_retired);
             figures.segments_recycled.set(stats.segments_recycled);
-            figures.unconsumed_deleted.set(stats.unconsumed_deleted);
-            figures.unconsumed_near.set(stats.unconsumed_near);
+            figures.unconsumed_deleted.set(stats.unconsumed_deleted + host.backlog.deleted.get());
+            figures.unconsumed_near.set(stats.unconsumed_near + host.backlog.near.get());
             figures.retention_blocked.set(u64::from(stats.retention_blocked));
             figures.clock_jumped.set(u64::from(stats.clock_jumped));
             figures.offsets_skipped.set(stats.offsets_skipped);

@@ -1,7 +1,7 @@
 //! Delayed messages and dead letters.
 
 use equeue_net::Code;
-use equeue_net::api::{CancelDelayed, CancelDelayedAnswer, CommitItem, CommitOffsets};
+use equeue_net::api::{CancelDelayed, CancelDelayedAnswer, CommitItem, CommitOffsets, Tries};
 use equeue_net::hidden::{dead_letter_topic, retry_topic};
 use equeue_record::{MessageId, Offset};
 
@@ -77,7 +77,7 @@ impl Admin {
         let route = self.client.routes.resolve(topic).await?;
         let place = route.queues.get(queue as usize).ok_or_else(|| absent(&route.name, queue))?;
         let (connection, entry) = self.queue_connection(&route, place).await?;
-        let items = vec![CommitItem { queue: entry.key, offset, grant_epoch: 0 }];
+        let items = vec![CommitItem { queue: entry.key, offset, grant_epoch: 0, tries: Tries::default() }];
         let answer = connection.call(&CommitOffsets { group: group.to_owned(), items }).await?;
         let outcome = answer.outcomes.first();
         let outcome = outcome.ok_or_else(|| protocol_error(&place.broker, "no outcome of a commit"))?;

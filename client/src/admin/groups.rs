@@ -13,6 +13,7 @@ use futures::future::join_all;
 
 use super::{Admin, BrokerResult, absent, check, protocol_error, refused};
 use crate::ClientError;
+use crate::consumer::coordinating;
 
 /// Where a group shall go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +55,19 @@ impl Admin {
         Ok(results.into_iter().filter(|result| !is_unknown(&result.result)).collect())
     }
 
-    /// Forgets a group on every live broker; brokers that do not know it are left out. Refused while it has members.
+    /// Forgets a group on every live broker; brokers that do not know it are left out. Refused while it has members: the
+    /// coordinator is asked first, since only it knows them all, and unless it agrees nobody else is asked.
     pub async fn delete_group(&self, group: &str) -> Result<Vec<BrokerResult<()>>, ClientError> {
-        let results = self.on_every_broker(&DeleteGroup { group: group.to_owned() }).await?;
+        let request = DeleteGroup { group: group.to_owned() };
+        let brokers = self.cluster().await?;
+        let Some(coordinator) = coordinating(&brokers) else {
+            return Err(ClientError::BrokerAway { broker: "*".into() });
+        };
+        let mut results = vec![self.on_broker(coordinator, &request).await];
+        if results.iter().all(|first| first.result.is_ok() || is_unknown(&first.result)) {
+            let others = brokers.iter().filter(|broker| broker.name != coordinator.name);
+            results.extend(join_all(others.map(|broker| self.on_broker(broker, &request))).await);
+        }
         let known = results.into_iter().filter(|result| !is_unknown(&result.result));
         Ok(known.map(|result| result.map(drop)).collect())
     }

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use equeue_net::Code;
 use equeue_net::api::{CommitItem, CommitOffsets, CommitOutcome};
-use equeue_record::Offset;
 use futures::future::join_all;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::warn;
 
 use super::shared::{Shared, Signal, by_shard};
-use super::track::Track;
+use super::track::{Due, Track};
 use crate::ClientError;
 use crate::retry::Backoff;
 use crate::routes::with_causes;
@@ -57,31 +56,25 @@ pub(crate) async fn commit(shared: &Shared, within: Duration) -> Result<(), Clie
 async fn commit_once(shared: &Shared) -> Result<(), ClientError> {
     let _one_at_a_time = shared.committing.lock().await;
     let due = shared.tracks().into_iter().filter_map(|track| {
-        let (offset, grant_epoch) = track.to_commit()?;
-        Some(Due { track, offset, grant_epoch })
+        let due = track.to_commit()?;
+        Some((track, due))
     });
-    let shards = by_shard(due, |due| due.track.home());
+    let shards = by_shard(due, |(track, _)| track.home());
     let commits = shards.into_iter().map(|(place, items)| commit_shard(shared, place, items));
     join_all(commits).await.into_iter().collect()
-}
-
-/// What is to be committed of a queue.
-struct Due {
-    track: Arc<Track>,
-    offset: Offset,
-    grant_epoch: u32,
 }
 
 async fn commit_shard(
     shared: &Shared,
     (broker, shard_number): (Arc<str>, u16),
-    items: Vec<Due>,
+    items: Vec<(Arc<Track>, Due)>,
 ) -> Result<(), ClientError> {
     let connection = shared.connect(&broker, shard_number).await?;
-    let item = |due: &Due| CommitItem {
-        queue: due.track.home().key,
+    let item = |(track, due): &(Arc<Track>, Due)| CommitItem {
+        queue: track.home().key,
         offset: due.offset,
         grant_epoch: due.grant_epoch,
+        tries: due.tries,
     };
     let request = CommitOffsets { group: shared.group.clone(), items: items.iter().map(item).collect() };
     let answer = connection.call(&request).await?;
@@ -93,8 +86,8 @@ async fn commit_shard(
         });
     }
     let mut failed = Ok(());
-    for (due, outcome) in items.iter().zip(answer.outcomes) {
-        let outcome = committed(shared, &broker, due, &outcome);
+    for ((track, due), outcome) in items.iter().zip(answer.outcomes) {
+        let outcome = committed(shared, &broker, (track, *due), &outcome);
         failed = failed.and(outcome);
     }
     failed
@@ -104,19 +97,18 @@ async fn commit_shard(
 fn committed(
     shared: &Shared,
     broker: &Arc<str>,
-    due: &Due,
+    (track, due): (&Arc<Track>, Due),
     outcome: &CommitOutcome,
 ) -> Result<(), ClientError> {
-    let Due { track, offset, grant_epoch } = due;
     let lost = || ClientError::GrantLost { topic: Arc::clone(&track.topic.name), queue: track.ordinal };
     match outcome.code {
         Code::Ok => {
-            track.set_committed(*grant_epoch, outcome.committed.unwrap_or(*offset).max(*offset));
+            track.set_committed(due, outcome.committed.unwrap_or(due.offset).max(due.offset));
             shared.look_at_drained(track);
             Ok(())
         }
         Code::StaleEpoch => {
-            shared.signal(Signal::Stale(Arc::clone(track), *grant_epoch));
+            shared.signal(Signal::Stale(Arc::clone(track), due.grant_epoch));
             // What was given back meanwhile was committed on that way.
             if track.is_ours() { Err(lost()) } else { Ok(()) }
         }
@@ -134,7 +126,8 @@ fn committed(
                 request: "CommitOffsets",
                 code,
                 retry_after_ms: 0,
-                detail: format!("queue {} of topic {} to {offset}", track.ordinal, track.topic.name).into(),
+                detail: format!("queue {} of topic {} to {}", track.ordinal, track.topic.name, due.offset)
+                    .into(),
             })
         }
     }

@@ -29,6 +29,7 @@ use equeue_record::Offset;
 
 pub use blocking::BlockingConsumer;
 pub use events::{AssignmentEvent, AssignmentListener};
+pub(crate) use group::view::coordinating;
 pub use membership::ConsumerStats;
 pub use options::{ConsumerOptions, Mode, StartAt, Subscription};
 pub use pull::Consumer;
@@ -82,7 +83,8 @@ pub(crate) fn reading_alone(
     let no_limit = feed::Load { messages: usize::MAX, bytes: usize::MAX };
     let feed = Arc::new(feed::Feed::new(no_limit, no_limit));
     let topic = Arc::new(filter::TopicFilter::new(topic, Vec::new()));
-    let start = track::Start { offset, committed: None, grant_epoch: 0 };
+    let start =
+        track::Start { offset, committed: None, grant_epoch: 0, tries: equeue_net::api::Tries::default() };
     let given = (feed, track::HandledBy::Calls);
     Arc::new(track::Track::new(topic, queue, home, start, cluster_check, given))
 }

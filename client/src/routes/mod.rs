@@ -208,6 +208,7 @@ impl Routes {
                 status: answer.status,
                 brokers: answer.brokers,
                 topics: Vec::new(),
+                settling: false, // who asks for no topic is in no group
             });
         }
         let topics = topics.iter().map(|topic| String::from(&**topic)).collect();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use equeue_net::Code;
 use equeue_net::api::{BrokerEntry, GetRoutesAnswer, QueueEntry, TopicRoute, TopicSnapshot};
+use equeue_net::hidden::is_hidden;
 
 /// A broker that was heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +72,12 @@ impl Snapshot {
         self.brokers.get(broker).map(|broker| broker.entry.cluster.as_str())
     }
 
-    /// With the answer of a nameserver taken in. `suspects` are topics that a broker refused.
+    /// With the answer of a nameserver taken in. `suspects` are topics that a broker refused. What a nameserver that has
+    /// just started does not know yet is taken for what it was: otherwise the oldest broker could seem to be away, and
+    /// members of a group would turn to another coordinator, each in its own moment.
     pub(crate) fn merge(&self, answer: GetRoutesAnswer, suspects: &BTreeSet<Arc<str>>) -> Self {
-        let brokers = self.merge_brokers(answer.brokers);
+        let settling = answer.settling;
+        let brokers = self.merge_brokers(answer.brokers, settling);
         let mut topics = self.topics.clone();
         for topic in topics.values_mut() {
             if topic.queues.iter().any(|queue| queue.alive != is_alive(&brokers, queue)) {
@@ -96,7 +100,15 @@ impl Snapshot {
             if known.is_some_and(|known| known.version > route.version && !suspect) {
                 continue;
             }
-            let topic = merge_topic(known.map(Arc::as_ref), route);
+            // A hidden topic has the queues of the brokers that are known.
+            let shrinks = |known: &Arc<Topic>| known.queues.len() > route.queues.len();
+            if settling && is_hidden(&route.name) && known.is_some_and(shrinks) {
+                continue;
+            }
+            let mut topic = merge_topic(known.map(Arc::as_ref), route);
+            for queue in topic.queues.iter_mut().filter(|_| settling) {
+                queue.alive = is_alive(&brokers, queue);
+            }
             topics.insert(Arc::clone(&topic.name), Arc::new(topic));
         }
         Self { brokers, topics }
@@ -128,10 +140,10 @@ impl Snapshot {
         next
     }
 
-    fn merge_brokers(&self, answered: Vec<BrokerEntry>) -> BTreeMap<Arc<str>, KnownBroker> {
+    fn merge_brokers(&self, answered: Vec<BrokerEntry>, settling: bool) -> BTreeMap<Arc<str>, KnownBroker> {
         let mut brokers = self.brokers.clone();
         for broker in brokers.values_mut() {
-            broker.alive = false;
+            broker.alive &= settling;
         }
         for entry in answered {
             let known = KnownBroker { address: entry.address.as_str().into(), entry, alive: true };
@@ -206,6 +218,7 @@ mod tests {
             status: Status::OK,
             brokers: brokers.iter().map(|name| broker(name)).collect(),
             topics: vec![TopicRoute { name: "t".into(), code, version, queues }],
+            settling: false,
         }
     }
 
@@ -232,6 +245,32 @@ mod tests {
         let both = vec![queue(0, "a", Some(10)), queue(1, "b", Some(20))];
         let fourth = third.merge(answer(&["a", "b"], 3, both), &none);
         assert_eq!(keys(&fourth), keys(&first));
+    }
+
+    #[test]
+    fn a_nameserver_that_has_just_started_sends_nobody_away() {
+        let none = BTreeSet::new();
+        let both = || vec![queue(0, "a", Some(10)), queue(1, "b", Some(20))];
+        let first = Snapshot::default().merge(answer(&["a", "b"], 3, both()), &none);
+        let one = || vec![queue(0, "a", Some(10)), queue(1, "b", None)];
+        let settling = GetRoutesAnswer { settling: true, ..answer(&["a"], 3, one()) };
+        let second = first.merge(settling, &none);
+        assert_eq!((keys(&second), second.brokers_to_ask().len()), (keys(&first), 2));
+        // Once it has settled it is believed.
+        let third = second.merge(answer(&["a"], 3, one()), &none);
+        assert_eq!(keys(&third), [(Some(10), true), (Some(20), false)]);
+        assert_eq!(third.brokers_to_ask().len(), 1);
+        // The queues of a hidden topic are those of the brokers that are known.
+        let hidden = |queues, settling| {
+            let mut answer = GetRoutesAnswer { settling, ..answer(&["a", "b"], 1, queues) };
+            answer.topics.iter_mut().for_each(|topic| topic.name = "%RETRY%g".into());
+            answer
+        };
+        let known = Snapshot::default().merge(hidden(both(), false), &none);
+        let alone = || vec![queue(0, "b", Some(20))];
+        let count = |snapshot: &Snapshot| snapshot.topics["%RETRY%g"].queues.len();
+        assert_eq!(count(&known.merge(hidden(alone(), true), &none)), 2);
+        assert_eq!(count(&known.merge(hidden(alone(), false), &none)), 1);
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use equeue_broker::config::ByteSize;
 use equeue_broker::{BrokerConfig, BrokerHandle};
-use equeue_client::{Client, Consumer, ConsumerOptions, Received, StartAt, Subscription};
+use equeue_client::{Client, ClientBuilder, Consumer, ConsumerOptions, Received, StartAt, Subscription};
 use equeue_nameserver::{NameserverConfig, NameserverHandle};
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 /// Longest wait for anything in a test.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -21,6 +22,7 @@ pub struct Cluster {
     nameserver: Option<NameserverHandle>,
     brokers: Vec<Place>,
     shards: u16,
+    adjust: fn(&mut BrokerConfig),
 }
 
 /// A broker's data and address, and the broker while it runs.
@@ -42,10 +44,19 @@ impl Cluster {
 
     /// Both started.
     pub fn start_with_shards(shards: u16) -> Self {
+        Self::start_as(shards, |_| {})
+    }
+
+    /// Both started, with one shard and other settings of the broker.
+    pub fn start_with(adjust: fn(&mut BrokerConfig)) -> Self {
+        Self::start_as(1, adjust)
+    }
+
+    fn start_as(shards: u16, adjust: fn(&mut BrokerConfig)) -> Self {
         let level = tracing::Level::INFO;
         let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(level).try_init();
         let mut cluster =
-            Self { nameserver_address: any_port(), nameserver: None, brokers: Vec::new(), shards };
+            Self { nameserver_address: any_port(), nameserver: None, brokers: Vec::new(), shards, adjust };
         cluster.start_nameserver();
         cluster.add_broker();
         cluster
@@ -100,6 +111,7 @@ impl Cluster {
         config.storage.segment_bytes_first = ByteSize::mib(4);
         config.storage.segment_bytes_max = ByteSize::mib(16);
         config.timers.register_ms = 200;
+        (self.adjust)(&mut config);
         let handle = equeue_broker::start(config).expect("the broker starts");
         place.address = handle.address();
         place.broker = Some(handle);
@@ -123,15 +135,15 @@ impl Cluster {
     }
 
     pub async fn client(&self) -> Client {
+        self.builder().connect().await.expect("options are right")
+    }
+
+    /// A client that is not connected yet.
+    pub fn builder(&self) -> ClientBuilder {
         // The second one does not exist: it must not matter.
         let nameservers = [self.nameserver_address.to_string(), "127.0.0.1:1".to_owned()];
         let builder = Client::builder().nameservers(nameservers);
-        builder
-            .client_id("test")
-            .request_timeout(Duration::from_secs(5))
-            .connect()
-            .await
-            .expect("options are right")
+        builder.client_id("test").request_timeout(Duration::from_secs(5))
     }
 }
 
@@ -141,7 +153,7 @@ pub async fn ready(cluster: &Cluster) -> Client {
     let all = cluster.brokers.len();
     tokio::time::timeout(PATIENCE, async {
         while client.admin().cluster().await.map_or(true, |brokers| brokers.len() < all) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     })
     .await
@@ -189,6 +201,24 @@ pub async fn pull(consumer: &mut Consumer, count: usize) -> Vec<Received> {
 pub async fn nothing_more(consumer: &mut Consumer) {
     let more = consumer.pull(10, Duration::from_millis(300)).await.expect("pulling goes on");
     assert!(more.is_empty(), "more messages than were sent: {more:?}");
+}
+
+/// Waits for a condition.
+pub async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !reached() {
+        assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a group has committed in each queue of a topic.
+pub async fn committed_by_queue(client: &Client, group: &str, topic: &str) -> Vec<u64> {
+    let offsets = client.admin().fetch_offsets(group, topic).await.expect("the route is known");
+    offsets
+        .into_iter()
+        .map(|at| at.result.expect("the broker answers").map_or(0, |offset| offset.0))
+        .collect()
 }
 
 /// The body as text.

@@ -140,6 +140,15 @@ pub struct FetchAnswer {
     pub outcomes: Vec<FetchOutcome>,
 }
 
+/// Failed attempts to handle one message. The default: none that is known of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tries {
+    /// How many.
+    pub count: u32,
+    /// When the first of them failed, ms UTC.
+    pub since_ms: i64,
+}
+
 /// One queue's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitItem {
@@ -149,6 +158,8 @@ pub struct CommitItem {
     pub offset: Offset,
     /// The grant it was consumed under; 0: none.
     pub grant_epoch: u32,
+    /// Of the message at `offset`, for which the queue waits.
+    pub tries: Tries,
 }
 
 /// Stores how far a group has come. Answered once it is durable.

@@ -2,7 +2,7 @@
 
 use equeue_record::{Offset, QueueKey};
 
-use super::{CommitOutcome, Request, Status};
+use super::{CommitOutcome, Request, Status, Tries};
 use crate::Code;
 
 /// A queue that a member owns.
@@ -94,6 +94,8 @@ pub struct GrantOutcome {
     pub start_offset: Offset,
     /// The offset that the next readable record will get.
     pub high_watermark: Offset,
+    /// Of the message at the committed offset.
+    pub tries: Tries,
 }
 
 /// Answer to [`GrantQueues`]: as soon as one queue is granted or refused, or when the time to wait is over.
@@ -116,6 +118,8 @@ pub struct ReleaseItem {
     pub grant_epoch: u32,
     /// Commit this first.
     pub commit: Option<Offset>,
+    /// Of the message at that offset.
+    pub tries: Tries,
 }
 
 /// Gives queues up. Who waits for them gets them once this is durable.
@@ -149,6 +153,8 @@ pub struct HandBackItem {
     pub delay_ms: u64,
     /// Why, for people; at most [`crate::limits::REASON_BYTES_MAX`] bytes.
     pub reason: String,
+    /// How often it was tried in vain, this time included; none: the broker counts by what the message itself tells.
+    pub tries: Tries,
 }
 
 /// Hands messages back: they come again from the group's retry queue, or become dead letters.

@@ -143,6 +143,8 @@ pub struct GetRoutesAnswer {
     pub brokers: Vec<BrokerEntry>,
     /// The topics, in the order asked for.
     pub topics: Vec<TopicRoute>,
+    /// The nameserver started so lately that a broker which is missing may only not have registered yet.
+    pub settling: bool,
 }
 
 /// Asks for the live brokers.

@@ -9,7 +9,7 @@ use crate::Code;
 use crate::api::{
     CommitItem, CommitOffsets, CommitOffsetsAnswer, CommitOutcome, DecodeError, Fetch, FetchAnswer,
     FetchItem, FetchOffsets, FetchOffsetsAnswer, FetchOutcome, FetchRef, Kind, ListOffsets,
-    ListOffsetsAnswer, ListOffsetsOutcome, Message, OffsetAt, Status,
+    ListOffsetsAnswer, ListOffsetsOutcome, Message, OffsetAt, Status, Tries,
 };
 use crate::frame::{FLAG_ANSWER, FrameError, put_frame_with};
 use crate::limits::{FETCH_ITEMS_MAX, OFFSET_ITEMS_MAX};
@@ -144,10 +144,10 @@ impl Message for CommitOffsets {
     fn encode(&self, out: &mut Vec<u8>) {
         write::encode(out, |b| {
             let group = b.create_string(&self.group);
-            let items = self
-                .items
-                .iter()
-                .map(|item| wire::CommitItem::new(item.queue.0, item.offset.0, item.grant_epoch));
+            let items = self.items.iter().map(|item| {
+                let tries = write_tries(item.tries);
+                wire::CommitItem::new(item.queue.0, item.offset.0, item.grant_epoch, &tries)
+            });
             let items = b.create_vector_from_iter(items);
             wire::CommitOffsets::create(
                 b,
@@ -164,12 +164,21 @@ impl Message for CommitOffsets {
                 queue: QueueKey(item.queue()),
                 offset: Offset(item.offset()),
                 grant_epoch: item.grant_epoch(),
+                tries: read_tries(item.tries()),
             })
         })?;
         // Each item is decided by what is committed before the request: a queue may be named once.
         check.once("items.queue", items.iter().map(|item: &CommitItem| item.queue))?;
         Ok(Self { group: check.required_name("group", table.group())?, items })
     }
+}
+
+pub(super) fn write_tries(tries: Tries) -> wire::Tries {
+    wire::Tries::new(tries.since_ms, tries.count)
+}
+
+pub(super) fn read_tries(tries: &wire::Tries) -> Tries {
+    Tries { count: tries.count(), since_ms: tries.since_ms() }
 }
 
 pub(super) fn write_commit_outcome(outcome: &CommitOutcome) -> wire::CommitOutcome {

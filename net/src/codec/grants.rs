@@ -2,7 +2,7 @@
 
 use equeue_record::{Offset, QueueKey};
 
-use super::consume::{read_commit_outcome, write_commit_outcome};
+use super::consume::{read_commit_outcome, read_tries, write_commit_outcome, write_tries};
 use super::read::{Check, root};
 use super::write;
 use crate::Code;
@@ -164,6 +164,7 @@ impl Message for GrantQueuesAnswer {
                     outcome.grant_epoch,
                     outcome.code as u16,
                     if outcome.committed.is_some() { COMMITTED } else { 0 },
+                    &write_tries(outcome.tries),
                 )
             });
             let outcomes = write::structs(b, outcomes);
@@ -190,6 +191,7 @@ impl Message for GrantQueuesAnswer {
                 committed: (outcome.flags() & COMMITTED != 0).then_some(Offset(outcome.committed())),
                 start_offset: Offset(outcome.start_offset()),
                 high_watermark: Offset(outcome.high_watermark()),
+                tries: read_tries(outcome.tries()),
             })
         })?;
         let status = check.status(*table.status(), table.detail())?;
@@ -206,7 +208,13 @@ impl Message for ReleaseQueues {
             let items = self.items.iter().map(|item| {
                 let flags = if item.commit.is_some() { COMMITTED } else { 0 };
                 let offset = item.commit.unwrap_or_default().0;
-                wire::ReleaseItem::new(item.queue.0, offset, item.grant_epoch, flags)
+                wire::ReleaseItem::new(
+                    item.queue.0,
+                    offset,
+                    item.grant_epoch,
+                    flags,
+                    &write_tries(item.tries),
+                )
             });
             let items = b.create_vector_from_iter(items);
             wire::ReleaseQueues::create(
@@ -224,6 +232,7 @@ impl Message for ReleaseQueues {
                 queue: QueueKey(item.queue()),
                 grant_epoch: item.grant_epoch(),
                 commit: (item.flags() & COMMITTED != 0).then_some(Offset(item.offset())),
+                tries: read_tries(item.tries()),
             })
         })?;
         check.once("items.queue", items.iter().map(|item: &ReleaseItem| item.queue))?;
@@ -273,6 +282,7 @@ impl Message for HandBack {
                             delay_ms: item.delay_ms,
                             grant_epoch: item.grant_epoch,
                             reason,
+                            tries: (item.tries.count > 0).then(|| write_tries(item.tries)).as_ref(),
                         },
                     )
                 })
@@ -299,8 +309,10 @@ impl Message for HandBack {
                 grant_epoch: item.grant_epoch(),
                 delay_ms: item.delay_ms(),
                 reason: check.text("item.reason", item.reason(), REASON_BYTES_MAX)?,
+                tries: item.tries().map(read_tries).unwrap_or_default(),
             })
         })?;
+        check.once("items", items.iter().map(|item: &HandBackItem| (item.queue, item.offset)))?;
         let group = check.required_name("group", table.group())?;
         Ok(Self { group, attempts_max: table.attempts_max(), items })
     }

@@ -104,14 +104,14 @@ impl Check {
     }
 
     /// Queues of which each is named once.
-    pub(crate) fn once(
+    pub(crate) fn once<T: Ord>(
         self,
         field: &'static str,
-        queues: impl Iterator<Item = QueueKey>,
+        named: impl Iterator<Item = T>,
     ) -> Result<(), DecodeError> {
-        let mut queues: Vec<QueueKey> = queues.collect();
-        queues.sort_unstable();
-        if queues.is_sorted_by(|before, after| before < after) { Ok(()) } else { Err(self.refuse(field)) }
+        let mut named: Vec<T> = named.collect();
+        named.sort_unstable();
+        if named.is_sorted_by(|before, after| before < after) { Ok(()) } else { Err(self.refuse(field)) }
     }
 
     /// The front of an answer.

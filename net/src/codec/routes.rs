@@ -154,7 +154,8 @@ impl Message for GetRoutesAnswer {
             let brokers = write::tables(b, &self.brokers, write::broker);
             let topics = write::tables(b, &self.topics, write_topic_route);
             let status = write::status_head(&self.status);
-            let args = wire::GetRoutesAnswerArgs { status: Some(&status), detail, brokers, topics };
+            let settling = self.settling;
+            let args = wire::GetRoutesAnswerArgs { status: Some(&status), detail, brokers, topics, settling };
             wire::GetRoutesAnswer::create(b, &args)
         });
     }
@@ -167,6 +168,7 @@ impl Message for GetRoutesAnswer {
             brokers: check.list("brokers", table.brokers(), BROKERS_MAX, |broker| check.broker(broker))?,
             topics: check
                 .list("topics", table.topics(), TOPICS_MAX, |topic| read_topic_route(check, topic))?,
+            settling: table.settling(),
         })
     }
 }

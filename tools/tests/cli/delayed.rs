@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use equeue_net::Code;
-use equeue_net::api::{DescribeTopic, HandBack, HandBackItem, Hello, Message, Request};
+use equeue_net::api::{DescribeTopic, HandBack, HandBackItem, Hello, Message, Request, Tries};
 use equeue_net::frame::{FRAME_BYTES_MAX, put_frame, take_frame};
 use equeue_net::preamble::{Preamble, Purpose};
 use equeue_record::{Offset, QueueKey};
@@ -160,6 +160,7 @@ fn dead_letters_are_listed_shown_resent_and_purged() {
         grant_epoch: 0,
         delay_ms: 0,
         reason: "no such account".into(),
+        tries: Tries::default(),
     });
     let answer = wire.ask(&HandBack { group: "g".into(), attempts_max: 1, items: items.collect() });
     assert!(answer.outcomes.iter().all(|told| told.code == Code::Ok && told.dead), "{answer:?}");
@@ -191,6 +192,7 @@ fn dead_letters_are_listed_shown_resent_and_purged() {
             grant_epoch: 0,
             delay_ms: 0,
             reason: "again".into(),
+            tries: Tries::default(),
         }],
     });
     assert_eq!((answer.outcomes[0].attempt, answer.outcomes[0].dead), (1, true), "counted from the start");
@@ -221,6 +223,7 @@ fn a_group_is_deleted_without_members_and_its_dead_letters_go_when_that_is_said(
             grant_epoch: 0,
             delay_ms: 0,
             reason: "no such account".into(),
+            tries: Tries::default(),
         };
         let answer = wire.ask(&HandBack { group: "g".into(), attempts_max: 1, items: vec![item] });
         assert!(answer.outcomes.iter().all(|told| told.code == Code::Ok), "{answer:?}");

@@ -5,6 +5,7 @@ mod bench;
 mod config;
 mod delayed;
 mod doctor;
+mod groups;
 mod harness;
 mod messages;
 mod repair;

@@ -31,12 +31,19 @@ pub(super) struct Cluster {
     nameserver: SocketAddr,
     _nameserver: Child,
     brokers: Vec<(Option<Child>, SocketAddr)>,
+    /// Of each broker.
+    shards: u16,
     calm: Calm,
     pub(super) restarts: u32,
 }
 
 impl Cluster {
-    pub(super) async fn start(binary: PathBuf, directory: &Path, calm: Calm) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        binary: PathBuf,
+        directory: &Path,
+        shards: u16,
+        calm: Calm,
+    ) -> anyhow::Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let spec = spec(&binary, directory, "nameserver", &["nameserver", "--listen", &any.to_string()]);
         let mut nameserver = Child::spawn(&spec)?;
@@ -48,6 +55,7 @@ impl Cluster {
             nameserver: address,
             _nameserver: nameserver,
             brokers: vec![(None, any), (None, any)],
+            shards,
             calm,
             restarts: 0,
         };
@@ -105,7 +113,8 @@ impl Cluster {
             &["broker", "--nameserver", &nameserver, "--listen", &listen, "--http-listen", "off"],
         );
         spec.arguments.extend([OsString::from("--data"), data.into()]);
-        spec.environment = [("name", name.as_str()), ("shards", "1"), ("memory.limit", "256MiB")]
+        let shards = self.shards.to_string();
+        spec.environment = [("name", name.as_str()), ("shards", &shards), ("memory.limit", "256MiB")]
             .map(|(key, value)| (crate::cli::variable(key), value.to_owned()))
             .to_vec();
         let mut child = Child::spawn(&spec)?;

@@ -37,7 +37,7 @@ pub(super) struct Findings {
     pub(super) handled: BTreeMap<&'static str, usize>,
     /// Handled once more, by group and by what became of the process that handled it first.
     pub(super) again: BTreeMap<&'static str, BTreeMap<&'static str, usize>>,
-    /// Handlers that began on a queue of another member because their process was stopped in between.
+    /// Handlers that worked on a queue of another member because their process was stopped in between.
     pub(super) excused: usize,
     /// Grants.
     pub(super) grants: usize,

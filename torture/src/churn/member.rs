@@ -12,9 +12,10 @@ use equeue_client::{
     PushOptions, Received, StartAt, Subscription,
 };
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 use super::events::{Diary, Event, What, now_us};
-use super::{ATTEMPTS_MAX, Fate, GROUPS, IN_ORDER, fate, topic_index};
+use super::{ATTEMPTS_MAX, Fate, GROUPS, IN_ORDER, fate, topic_index, work_ms};
 
 /// What a member is told.
 #[derive(Args, Clone, Debug)]
@@ -124,12 +125,12 @@ async fn join(
     let (diary, topics) = (Arc::clone(diary), Arc::clone(topics));
     let handler = move |message: Received, context: Context| {
         let (diary, topics) = (Arc::clone(&diary), Arc::clone(&topics));
-        async move { handle(&diary, &topics, group, &message, &context) }
+        async move { handle(&diary, &topics, group, &message, &context).await }
     };
     Ok(client.push_consumer(options, push, handler).await?)
 }
 
-fn handle(
+async fn handle(
     diary: &Diary,
     topics: &[String],
     group: u8,
@@ -140,7 +141,10 @@ fn handle(
     let (Some(number), Some(topic)) = (number, topic_index(topics, message.sent_to())) else {
         return Err(HandlerError::skip("not a message of this run"));
     };
-    // One record, written before anything comes of it: the handler does nothing else.
+    if let Some(ms) = work_ms(number) {
+        sleep(Duration::from_millis(ms)).await;
+    }
+    // One record, written when the work is done and before anything comes of it.
     let event = |what| Event {
         at_us: now_us(),
         what,

@@ -57,6 +57,12 @@ const fn fate(number: u64) -> Fate {
     }
 }
 
+/// How long a message's handler takes, by its number: about one in a hundred is at work for some ms, so that queues are
+/// handed over meanwhile. Of all keys: 97 shares nothing with their number.
+const fn work_ms(number: u64) -> Option<u64> {
+    if number % 97 == 27 { Some(1 + number / 97 % 20) } else { None }
+}
+
 /// The key of a message; each belongs to one producer, so that its order is known.
 fn key_of(number: u64) -> u32 {
     u32::try_from(number % KEYS).unwrap_or(0)
@@ -96,6 +102,9 @@ pub(crate) struct ChurnArgs {
     /// Queues of each topic, half of them on each broker
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(2..=64))]
     pub(crate) queues: u16,
+    /// Shards of each broker
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub(crate) shards: u16,
     /// Ends production after so many messages; the faults go on until all of them were sent, if that takes longer
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) messages: Option<u64>,
@@ -124,7 +133,7 @@ pub(crate) async fn run(args: &ChurnArgs) -> anyhow::Result<bool> {
     let topics: Vec<String> = (0..args.topics).map(|topic| format!("churn-{topic}")).collect();
     let binary = std::path::absolute(&args.equeue).context("the path of the program under test")?;
     let calm = Calm::new();
-    let mut cluster = Cluster::start(binary, directory.path(), calm.clone()).await?;
+    let mut cluster = Cluster::start(binary, directory.path(), args.shards, calm.clone()).await?;
     let client = cluster.client("churn").await?;
     for topic in &topics {
         for created in client.admin().create_topic(topic, u32::from(args.queues / 2)).await? {

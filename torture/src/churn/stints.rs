@@ -1,4 +1,4 @@
-//! One owner at a time: from the grant of a queue to the last handler that began under it nobody else may have been
+//! One owner at a time: from the grant of a queue to the end of the last handler at work under it nobody else may have been
 //! granted it. Pure.
 
 use std::collections::{BTreeMap, HashMap};
@@ -84,7 +84,7 @@ impl Stints {
                         findings.note(|| {
                             format!(
                                 "group {name}: queue {queue} of topic {topic} had two owners: it was granted to \
-                                 process {} at {} us, process {} had it since {} us and began a handler at {} us",
+                                 process {} at {} us, process {} had it since {} us and was at work until {} us",
                                 stint.life, stint.granted_us, before.life, before.granted_us, before.last_us
                             )
                         });

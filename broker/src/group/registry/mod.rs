@@ -14,7 +14,7 @@ use equeue_net::limits::{GROUP_MEMBERS_MAX, GROUPS_MAX, SUBSCRIPTIONS_MAX};
 use super::shares::{self, Claim};
 
 /// How long the members of a group that came from another coordinator, or survived a restart of this one, are waited
-/// for: three of their heartbeats.
+/// for: three of their heartbeats. After a restart it counts from when the broker serves.
 const GATHER_MS: u64 = 3_000;
 
 /// A client in its present start.
@@ -115,8 +115,21 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A member says that it is there.
-    pub fn beat(&mut self, member: &Member, beat: &GroupHeartbeat, link: Link, now_ms: u64) -> Joined {
+    /// Nobody of this group has come since the start of the broker, which was a moment ago: if the group was here before,
+    /// its members are on their way.
+    pub fn may_return(&self, group: &str, now_ms: u64) -> bool {
+        now_ms < GATHER_MS && !self.groups.contains_key(group)
+    }
+
+    /// A member says that it is there. `was_here`: the group was, before the broker was started.
+    pub fn beat(
+        &mut self,
+        member: &Member,
+        beat: &GroupHeartbeat,
+        was_here: bool,
+        link: Link,
+        now_ms: u64,
+    ) -> Joined {
         if let Some(group) = self.groups.get_mut(beat.group.as_str())
             && let Some(entry) = group.members.get_mut(member)
         {
@@ -136,8 +149,13 @@ impl Registry {
             return Joined::Full;
         }
         let group = self.groups.entry(Arc::from(beat.group.as_str())).or_default();
-        if group.members.is_empty() && beat.generation > 0 {
-            group.gathers_until_ms = now_ms + GATHER_MS;
+        // Once, so that nobody can prolong it. The first who come may be new, and say nothing of those on their way.
+        if group.gathers_until_ms == 0 {
+            if beat.generation > group.generation {
+                group.gathers_until_ms = now_ms + GATHER_MS;
+            } else if was_here && group.members.is_empty() {
+                group.gathers_until_ms = GATHER_MS;
+            }
         }
         group.known = group.known.max(beat.generation);
         let joined = group.join(member, beat.hash, told, link, now_ms);
@@ -147,8 +165,8 @@ impl Registry {
         joined
     }
 
-    /// The group is new here but its members were members before: the others are about to come back, so nobody is told a
-    /// generation without them yet.
+    /// The group was elsewhere, or here before a restart, and its members are about to come: nobody is told a generation
+    /// without them yet.
     pub fn gathers(&self, group: &str, now_ms: u64) -> bool {
         self.groups.get(group).is_some_and(|group| now_ms < group.gathers_until_ms)
     }
@@ -246,9 +264,9 @@ impl Registry {
         (group.generation, group.members.iter().map(state).collect())
     }
 
-    /// Every group that has members, with their number and its generation.
-    pub fn groups(&self) -> impl Iterator<Item = (&Arc<str>, usize, u64)> {
-        self.groups.iter().map(|(name, group)| (name, group.members.len(), group.generation))
+    /// Every group that has members, with the topics that they want.
+    pub fn groups(&self) -> impl Iterator<Item = (&Arc<str>, impl Iterator<Item = &str>)> {
+        self.groups.iter().map(|(name, group)| (name, group.tags.keys().map(String::as_str)))
     }
 }
 

@@ -32,7 +32,7 @@ fn lists(view: &View) -> &GroupLists {
 /// Joins, settles as a durable counter would, and gives the view.
 fn join(registry: &mut Registry, name: &str, told: Membership, now_ms: u64) -> View {
     let hash = now_ms + 1;
-    let joined = registry.beat(&member(name), &beat(0, hash, Some(told)), link(now_ms), now_ms);
+    let joined = registry.beat(&member(name), &beat(0, hash, Some(told)), false, link(now_ms), now_ms);
     assert_eq!(joined, Joined::Known);
     settled(registry);
     view(registry, name)
@@ -54,7 +54,7 @@ fn what_fell_to_a_member_is_told_with_the_next_generation_and_makes_none() {
     let share = vec![ShareQueue { topic: 0, queue: 3 }];
     let told = Membership { share: share.clone(), share_generation: first.generation, ..wanted.clone() };
     let beat = beat(first.generation, 99, Some(told));
-    assert_eq!(registry.beat(&member("a"), &beat, link(0), 1), Joined::Known);
+    assert_eq!(registry.beat(&member("a"), &beat, false, link(0), 1), Joined::Known);
     registry.look_at_topics("g", |_| 1);
     assert_eq!(registry.unsettled("g"), None);
     assert_eq!(view(&registry, "a"), first, "what a generation tells stands");
@@ -67,13 +67,13 @@ fn what_fell_to_a_member_is_told_with_the_next_generation_and_makes_none() {
 #[test]
 fn members_come_and_go_and_each_change_is_a_generation() {
     let mut registry = Registry::default();
-    assert_eq!(registry.beat(&member("a"), &beat(0, 1, None), link(1), 0), Joined::WantFull);
+    assert_eq!(registry.beat(&member("a"), &beat(0, 1, None), false, link(1), 0), Joined::WantFull);
     assert_eq!(registry.members("g"), 0);
     let one = join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
     assert_eq!((one.generation, lists(&one).members.len()), (1, 1));
     let two = join(&mut registry, "bb", wants(&[("t", &[], false), ("u", &[], false)]), 100);
     assert_eq!((two.generation, lists(&two).members.len(), lists(&two).topics.len()), (2, 2, 2));
-    assert_eq!(registry.beat(&member("a"), &beat(2, 1, None), link(1), 5_000), Joined::Known);
+    assert_eq!(registry.beat(&member("a"), &beat(2, 1, None), false, link(1), 5_000), Joined::Known);
     assert_eq!(registry.unsettled("g"), None, "nothing changed");
     assert_eq!(registry.expire(10_099, 10_000), 0);
     assert_eq!(registry.expire(10_100, 10_000), 1);
@@ -88,21 +88,56 @@ fn members_come_and_go_and_each_change_is_a_generation() {
 fn members_from_before_are_waited_for() {
     let mut registry = Registry::default();
     let full = || Some(wants(&[("t", &[], false)]));
-    registry.beat(&member("a"), &beat(7, 1, full()), link(1), 100);
+    registry.beat(&member("a"), &beat(7, 1, full()), false, link(1), 100);
     assert!(registry.gathers("g", 3_099) && !registry.gathers("g", 3_100));
-    registry.beat(&member("bb"), &beat(7, 1, full()), link(2), 2_000);
+    registry.beat(&member("bb"), &beat(7, 1, full()), false, link(2), 2_000);
     assert!(!registry.gathers("g", 3_100), "nobody prolongs it");
     assert_eq!(registry.unsettled("g").unwrap().above, 7);
     let mut fresh = Registry::default();
-    fresh.beat(&member("a"), &beat(0, 1, full()), link(1), 100);
+    fresh.beat(&member("a"), &beat(0, 1, full()), false, link(1), 100);
     assert!(!fresh.gathers("g", 100));
+}
+
+#[test]
+fn after_a_start_the_first_may_be_new_and_the_others_are_waited_for() {
+    let mut registry = Registry::default();
+    let full = || Some(wants(&[("t", &[], false)]));
+    assert!(registry.may_return("g", 2_999) && !registry.may_return("g", 3_000));
+    registry.beat(&member("a"), &beat(0, 1, full()), true, link(1), 100);
+    assert!(!registry.may_return("g", 100), "asked once");
+    assert!(registry.gathers("g", 2_999) && !registry.gathers("g", 3_000));
+    registry.beat(&member("bb"), &beat(7, 1, full()), true, link(2), 2_000);
+    assert!(!registry.gathers("g", 3_000), "nobody prolongs it");
+    assert_eq!(registry.unsettled("g").unwrap().above, 7);
+    let mut late = Registry::default();
+    late.beat(&member("a"), &beat(0, 1, full()), false, link(1), 3_100);
+    assert!(!late.gathers("g", 3_100));
+}
+
+#[test]
+fn who_is_new_at_the_next_coordinator_waits_for_those_who_move_there() {
+    let mut registry = Registry::default();
+    let full = || Some(wants(&[("t", &[], false)]));
+    let alone = join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
+    assert_eq!((alone.generation, lists(&alone).members.len()), (1, 1));
+    registry.beat(&member("bb"), &beat(7, 1, full()), false, link(2), 400);
+    assert!(registry.gathers("g", 3_399) && !registry.gathers("g", 3_400));
+    registry.beat(&member("ccc"), &beat(9, 1, full()), false, link(3), 3_000);
+    assert!(!registry.gathers("g", 3_400), "nobody prolongs it");
+    settled(&mut registry);
+    assert_eq!((view(&registry, "a").generation, lists(&view(&registry, "a")).members.len()), (10, 3));
+    // Who comes back to a group that went on is no reason to wait.
+    let mut registry = Registry::default();
+    join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
+    registry.beat(&member("bb"), &beat(1, 1, full()), false, link(2), 400);
+    assert!(!registry.gathers("g", 400));
 }
 
 #[test]
 fn a_generation_is_above_all_that_members_tell() {
     let mut registry = Registry::default();
     join(&mut registry, "a", wants(&[("t", &[], false)]), 0);
-    registry.beat(&member("bb"), &beat(40, 9, Some(wants(&[("t", &[], false)]))), link(2), 1);
+    registry.beat(&member("bb"), &beat(40, 9, Some(wants(&[("t", &[], false)]))), false, link(2), 1);
     let change = registry.unsettled("g").unwrap();
     assert_eq!(change.above, 40);
     // What changes while the generation is on its way needs another one.
@@ -137,7 +172,7 @@ fn lists_told_again_replace_nothing() {
     let first = wants(&[("t", &["x"], true)]);
     join(&mut registry, "a", first.clone(), 0);
     join(&mut registry, "bb", wants(&[("t", &["z"], true)]), 1);
-    assert_eq!(registry.beat(&member("a"), &beat(2, 77, Some(first)), link(1), 2), Joined::Known);
+    assert_eq!(registry.beat(&member("a"), &beat(2, 77, Some(first)), false, link(1), 2), Joined::Known);
     assert_eq!(registry.unsettled("g"), None);
     assert_eq!(view(&registry, "a").conflicts, ["t"]);
 }
@@ -146,7 +181,7 @@ fn lists_told_again_replace_nothing() {
 fn a_closed_connection_counts_unless_the_member_was_heard_on_another() {
     let mut registry = Registry::default();
     join(&mut registry, "a", wants(&[("t", &[], false)]), 5);
-    registry.beat(&member("a"), &beat(1, 6, None), link(9), 6);
+    registry.beat(&member("a"), &beat(1, 6, None), false, link(9), 6);
     assert!(!registry.closed("g", &member("a"), 5));
     assert!(registry.closed("g", &member("a"), 9));
 }
@@ -168,11 +203,12 @@ fn groups_and_members_are_bounded() {
         let joined = registry.beat(
             &member(&number.to_string()),
             &beat(0, 1, Some(wants(&[("t", &[], false)]))),
+            false,
             link(1),
             0,
         );
         assert_eq!(joined, Joined::Known);
     }
     let full = Some(wants(&[("t", &[], false)]));
-    assert_eq!(registry.beat(&member("more"), &beat(0, 1, full), link(1), 0), Joined::Full);
+    assert_eq!(registry.beat(&member("more"), &beat(0, 1, full), false, link(1), 0), Joined::Full);
 }

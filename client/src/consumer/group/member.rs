@@ -22,7 +22,8 @@ use crate::routes::with_causes;
 
 /// How often the coordinator is told that this member lives.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// How often one that never got an answer asks: it owns nothing before.
+/// How often one asks that was never told of its group, because nobody answers or those of before are waited for: it owns
+/// nothing before.
 const JOIN_EVERY: Duration = Duration::from_millis(200);
 /// How long it may take to answer.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -69,7 +70,7 @@ pub(crate) async fn run(shared: Arc<Shared>, views: watch::Sender<Option<Arc<Vie
                 views.send_replace(Some(Arc::new(View::of(answer))));
             }
         }
-        let pause = if failing && views.borrow().is_none() { JOIN_EVERY } else { BEAT_EVERY };
+        let pause = if views.borrow().is_none() { JOIN_EVERY } else { BEAT_EVERY };
         let _ = timeout(pause, shared.beat_soon.notified()).await;
     }
 }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use equeue_net::api::{BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic};
+use equeue_net::api::{BrokerEntry, BrokerRole, GroupHeartbeatAnswer, GroupMember, GroupTopic, group_shard};
 use equeue_net::hidden::is_hidden;
-use equeue_record::{QueueKey, key_hash};
+use equeue_record::QueueKey;
 
 use super::super::allocation::{Allocation, AllocationStrategy};
 use super::super::filter::TopicFilter;
@@ -46,15 +46,18 @@ impl View {
 /// A member with its index in [`View::members`].
 type Placed<'a> = (usize, &'a GroupMember);
 
-/// Where the membership of a group is kept: broker, address and shard. The live master whose data is oldest, ties by
-/// name; while none is known to be alive, the same among all that were ever heard of.
+/// The broker that coordinates all groups: of those alive the master whose data is oldest, ties by name.
+pub(crate) fn coordinating<'a>(alive: impl IntoIterator<Item = &'a BrokerEntry>) -> Option<&'a BrokerEntry> {
+    let masters = alive.into_iter().filter(|broker| broker.role == BrokerRole::Master);
+    masters.min_by_key(|broker| (broker.created_ms, broker.name.as_str()))
+}
+
+/// Where the membership of a group is kept: broker, address and shard. While no broker is known to be alive, the rule is
+/// applied to all that were ever heard of.
 pub(crate) fn coordinator(snapshot: &Snapshot, group: &str) -> Option<(Arc<str>, Arc<str>, u16)> {
-    let masters =
-        snapshot.brokers_to_ask().into_iter().filter(|broker| broker.entry.role == BrokerRole::Master);
-    let oldest = masters.min_by_key(|broker| (broker.entry.created_ms, broker.entry.name.as_str()))?;
-    let shard = key_hash(group.as_bytes()) % u32::from(oldest.entry.shards.max(1));
-    let name = oldest.entry.name.as_str().into();
-    Some((name, Arc::clone(&oldest.address), u16::try_from(shard).unwrap_or(0)))
+    let oldest = coordinating(snapshot.brokers_to_ask().into_iter().map(|broker| &broker.entry))?;
+    let address = snapshot.address(&oldest.name)?;
+    Some((oldest.name.as_str().into(), Arc::clone(address), group_shard(group, oldest.shards)))
 }
 
 /// The readable queues of these topics and where they live. A queue whose broker was never heard of is left out until
@@ -82,10 +85,13 @@ pub(crate) fn share(
 ) -> BTreeSet<QueueId> {
     let mut share = BTreeSet::new();
     for topic in topics {
-        let subscribed: Vec<Placed<'_>> = (0..)
+        let mut subscribed: Vec<Placed<'_>> = (0..)
             .zip(&view.members)
             .filter(|(_, member)| member.topics.iter().any(|name| **name == *topic.name))
             .collect();
+        if is_hidden(&topic.name) && subscribed.iter().any(|(_, member)| has_all(view, member)) {
+            subscribed.retain(|(_, member)| has_all(view, member));
+        }
         let held = view.holders.get(&*topic.name);
         for (members, queues) in classes(&brokers_of(view, &topic.name, snapshot), &subscribed) {
             let names: Vec<&str> = members.iter().map(|(_, member)| member.client_id.as_str()).collect();
@@ -104,6 +110,12 @@ pub(crate) fn share(
         }
     }
     share
+}
+
+/// Whether a member has subscribed to every topic of the group. Messages of all of them come again from the same queues,
+/// which are therefore only for such members, where there are any.
+fn has_all(view: &View, member: &GroupMember) -> bool {
+    view.topics.keys().filter(|name| !is_hidden(name)).all(|name| member.topics.contains(name))
 }
 
 /// What a queue is known by in its topic. Queues of hidden topics are numbered through over the brokers that are alive, so
@@ -157,7 +169,7 @@ fn classes<'a>(brokers: &[(u32, String)], members: &[Placed<'a>]) -> Vec<(Vec<Pl
 
 #[cfg(test)]
 mod tests {
-    use equeue_net::api::ShareQueue;
+    use equeue_net::api::{GetRoutesAnswer, ShareQueue};
 
     use super::super::super::allocation::{Average, Sticky};
     use super::*;
@@ -198,6 +210,55 @@ mod tests {
         view.members.iter().map(of).collect()
     }
 
+    fn broker(name: &str, created_ms: i64) -> BrokerEntry {
+        BrokerEntry {
+            cluster: "default".into(),
+            name: name.into(),
+            group: 1,
+            role: BrokerRole::Master,
+            master_epoch: 0,
+            address: format!("{name}:9494"),
+            http_address: String::new(),
+            shards: 4,
+            incarnation: 1,
+            created_ms,
+        }
+    }
+
+    fn told(snapshot: &Snapshot, brokers: Vec<BrokerEntry>) -> Snapshot {
+        snapshot.merge(GetRoutesAnswer { brokers, ..GetRoutesAnswer::default() }, &BTreeSet::new())
+    }
+
+    #[test]
+    fn the_master_with_the_oldest_data_coordinates_and_of_several_the_first_by_name() {
+        let name = |brokers: &[BrokerEntry]| coordinating(brokers).map(|broker| broker.name.clone());
+        let (a, b, c) = (broker("a", 30), broker("b", 20), broker("c", 20));
+        assert_eq!(name(&[]), None);
+        assert_eq!(name(std::slice::from_ref(&a)).as_deref(), Some("a"));
+        // In whatever order they are told.
+        for brokers in [[&a, &b, &c], [&c, &b, &a], [&b, &a, &c]] {
+            assert_eq!(name(&brokers.map(BrokerEntry::clone)).as_deref(), Some("b"));
+        }
+        let slave = BrokerEntry { role: BrokerRole::Slave, ..broker("d", 10) };
+        assert_eq!(name(&[slave.clone(), a, c]).as_deref(), Some("c"));
+        assert_eq!(name(&[slave]), None);
+    }
+
+    #[test]
+    fn who_is_away_does_not_coordinate_unless_all_are() {
+        let (old, young) = (broker("old", 1), broker("young", 2));
+        let of = |snapshot: &Snapshot| coordinator(snapshot, "billing").map(|(name, ..)| name.to_string());
+        let both = told(&Snapshot::default(), vec![old.clone(), young.clone()]);
+        assert_eq!(of(&Snapshot::default()), None);
+        let found = coordinator(&both, "billing").expect("there are brokers");
+        assert_eq!(found, ("old".into(), "old:9494".into(), group_shard("billing", 4)));
+        let one = told(&both, vec![young.clone()]);
+        assert_eq!(of(&one).as_deref(), Some("young"));
+        // A nameserver that knows nobody takes nothing away.
+        assert_eq!(of(&told(&one, Vec::new())).as_deref(), Some("old"));
+        assert_eq!(of(&told(&one, vec![old, young])).as_deref(), Some("old"));
+    }
+
     #[test]
     fn members_share_the_queues_of_the_topics_they_want() {
         // Told in any order; two members bear the same name.
@@ -207,6 +268,25 @@ mod tests {
         let t = |ordinal| ("t".to_owned(), ordinal);
         let u = |ordinal| ("u".to_owned(), ordinal);
         assert_eq!(shares(&view, &["t", "u"]), [vec![t(0), t(1)], vec![t(2)], vec![t(3), u(0), u(1)]]);
+    }
+
+    #[test]
+    fn messages_to_be_tried_again_go_to_members_that_want_all_topics_where_there_are_any() {
+        let members = |list: &[(&str, &[&str])]| {
+            let member = |(name, topics): &(&str, &[&str])| {
+                let topics: Vec<&str> = topics.iter().copied().chain(["%RETRY%g"]).collect();
+                member(name, 1, &topics, &[])
+            };
+            list.iter().map(member).collect::<Vec<_>>()
+        };
+        let maps: &[(&str, &[&str])] = &[("t", &["x"]), ("u", &["x"]), ("%RETRY%g", &[])];
+        let chosen = |list: &[(&str, &[&str])]| {
+            let view = view(members(list), maps);
+            view.members.iter().map(|member| has_all(&view, member)).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(&[("a", &["t"]), ("b", &["t", "u"])]), [false, true]);
+        assert_eq!(chosen(&[("a", &["t"]), ("b", &["u"])]), [false, false]);
+        assert_eq!(chosen(&[("a", &["t", "u"]), ("b", &["u", "t"])]), [true, true]);
     }
 
     #[test]

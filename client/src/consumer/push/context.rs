@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use equeue_net::api::Tries;
 use equeue_record::Offset;
 
 use super::super::feed::Load;
+use super::super::received::ReceivedBatch;
 use super::super::shared::Shared;
 use super::super::track::Track;
 use super::retry::{HandBackWish, Wishes};
@@ -24,6 +26,8 @@ pub(super) struct Piece {
     pub(super) track: Arc<Track>,
     pub(super) life: u32,
     pub(super) back: Wishes,
+    /// Whose messages they are.
+    pub(super) batch: Arc<ReceivedBatch>,
     /// Bytes of a message, on average.
     pub(super) bytes_each: usize,
     /// Of the message at work.
@@ -45,8 +49,10 @@ pub(super) struct Failed {
     pub(super) attempt: u32,
     /// Chosen by the handler.
     pub(super) delay: Option<Duration>,
-    /// It was the last.
-    pub(super) dead: bool,
+    /// Where the consumer has counted the attempts, this one included; otherwise the broker counts them.
+    pub(super) tries: Tries,
+    /// It is for members that want its topic: no attempt was made, and none is the last.
+    pub(super) passed_on: bool,
     /// In words.
     pub(super) reason: String,
 }
@@ -57,6 +63,8 @@ pub struct Context {
     pub(super) piece: Arc<Piece>,
     pub(super) place: Place,
     pub(super) attempt: u32,
+    /// Attempts before this one that were made from here.
+    pub(super) before: Option<Tries>,
 }
 
 /// The right to say, later and from anywhere, what became of a message. While it lives, the message holds the committed
@@ -66,6 +74,7 @@ pub struct Ack {
     piece: Arc<Piece>,
     place: Place,
     attempt: u32,
+    before: Option<Tries>,
     decided: bool,
 }
 
@@ -85,7 +94,8 @@ impl Context {
     pub fn detach(self) -> Ack {
         self.piece.goes_on();
         self.decide(Decision::Detached);
-        Ack { piece: self.piece, place: self.place, attempt: self.attempt, decided: false }
+        let Self { piece, place, attempt, before } = self;
+        Ack { piece, place, attempt, before, decided: false }
     }
 
     /// Whether what the handler does counts no more: the queue was lost, reset, or has drained for too long. Handlers
@@ -111,9 +121,7 @@ impl Piece {
     /// Hands a message back; it holds the committed offset until the broker has taken it.
     pub(super) fn hand_back(self: &Arc<Self>, place: Place, failed: Failed) {
         self.goes_on();
-        let Failed { attempt, delay, dead, reason } = failed;
-        let wish = HandBackWish { piece: Arc::clone(self), place, attempt, delay, dead, reason, told: false };
-        self.back.send(wish);
+        self.back.send(HandBackWish { piece: Arc::clone(self), place, failed });
     }
 
     /// A message is not settled with its piece: it counts as pending, and holds up the draining of its queue.
@@ -126,6 +134,20 @@ impl Piece {
     pub(super) fn settled(&self) {
         self.track.unload(self.load_of_one());
         self.worked();
+    }
+
+    /// A message that cannot be handed back comes again from here, after a pause that holds up no draining.
+    pub(super) fn try_here_again(self: Arc<Self>, place: Place, tries: Tries, pause: Duration) {
+        self.track.set_tries(self.life, place.offset, tries);
+        self.worked();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.track.life_over(self.life) => {}
+            }
+            let message = self.batch.part(place.offset, place.end);
+            self.track.come_again(self.life, message, self.load_of_one());
+        });
     }
 
     const fn load_of_one(&self) -> Load {
@@ -165,7 +187,10 @@ impl Ack {
 
     /// To the retry queue whatever the order: the message's queue went on when it was detached.
     fn hand_back(&self, delay: Option<Duration>, reason: &str) {
-        let failed = Failed { attempt: self.attempt, delay, dead: false, reason: reason.to_owned() };
+        let counted = |before: Tries| Tries { count: self.attempt, ..before };
+        let tries = self.before.map_or_else(Tries::default, counted);
+        let failed =
+            Failed { attempt: self.attempt, delay, tries, passed_on: false, reason: reason.to_owned() };
         self.piece.hand_back(self.place, failed);
     }
 }

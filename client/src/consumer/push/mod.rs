@@ -179,8 +179,9 @@ impl PushConsumer {
         Ok(())
     }
 
-    /// Starts no more handlers, waits for those at work (for `drain_max` at the most), commits, gives the queues back
-    /// and leaves the group.
+    /// Starts no more handlers, waits for those at work, commits, gives the queues back and leaves the group. Handlers that
+    /// await are cancelled after `drain_max`; one that computes on, or an [`Ack`](crate::Ack) that is kept, is waited for
+    /// up to `processing_max`.
     ///
     /// # Errors
     /// When the last commit fails.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use equeue_net::api::{HandBack, HandBackItem, HandBackOutcome};
+use equeue_net::api::{HandBack, HandBackItem, HandBackOutcome, Tries};
 use equeue_net::limits::{HAND_BACK_ITEMS_MAX, REASON_BYTES_MAX};
 use equeue_net::{Code, Remedy};
 use futures::StreamExt as _;
@@ -15,8 +15,9 @@ use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use super::PushOptions;
-use super::context::{self, Piece};
+use super::context::{self, Failed, Piece};
 use crate::ClientError;
+use crate::message::wall_ms;
 use crate::routes::with_causes;
 
 use super::super::shared::{Shared, Signal};
@@ -24,13 +25,16 @@ use super::super::shared::{Shared, Signal};
 /// Pause before what was not taken is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Longest pause before a message that cannot be handed back is handled again.
+const HERE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// Where wishes go together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Destination {
     broker: Arc<str>,
     shard: u16,
-    /// To the dead letters at once.
-    dead: bool,
+    /// What is passed on to other members never becomes a dead letter by this one's limit.
+    passed_on: bool,
 }
 
 /// A message to be handed back.
@@ -38,15 +42,7 @@ struct Destination {
 pub(super) struct HandBackWish {
     pub(super) piece: Arc<Piece>,
     pub(super) place: context::Place,
-    /// The attempt that failed.
-    pub(super) attempt: u32,
-    /// Chosen by the handler.
-    pub(super) delay: Option<Duration>,
-    /// It has held its queue through all its attempts: a dead letter now. Otherwise the broker counts the attempts.
-    pub(super) dead: bool,
-    pub(super) reason: String,
-    /// That it cannot be handed back was said.
-    pub(super) told: bool,
+    pub(super) failed: Failed,
 }
 
 /// Where wishes go; each belongs to a message at work, so that the limits of pending messages bound them.
@@ -106,7 +102,8 @@ pub(super) async fn run(
 /// By where the queue lives now.
 fn put(waiting: &mut HashMap<Destination, Vec<HandBackWish>>, wish: HandBackWish) {
     let home = wish.piece.track.home();
-    let to = Destination { broker: Arc::clone(&home.broker), shard: home.shard, dead: wish.dead };
+    let passed_on = wish.failed.passed_on;
+    let to = Destination { broker: Arc::clone(&home.broker), shard: home.shard, passed_on };
     waiting.entry(to).or_default().push(wish);
 }
 
@@ -125,7 +122,7 @@ async fn hand_back(
         !over
     });
     let again = match ask(shared, &to, &wishes, options).await {
-        Ok(outcomes) => settle(shared, wishes, outcomes),
+        Ok(outcomes) => settle(shared, wishes, outcomes, options),
         Err(error) => {
             warn!(broker = %to.broker, error = %with_causes(&error), "messages cannot be handed back yet; trying again");
             wishes
@@ -148,16 +145,18 @@ async fn ask(
     }
     let connection = shared.connect(&to.broker, to.shard).await?;
     let item = |wish: &HandBackWish| {
-        let delay = wish.delay.unwrap_or_else(|| options.pause_after(wish.attempt));
+        let Failed { attempt, delay, tries, reason, .. } = &wish.failed;
+        let delay = delay.unwrap_or_else(|| options.pause_after(*attempt));
         HandBackItem {
             queue: wish.piece.track.home().key,
             offset: wish.place.offset,
             grant_epoch: wish.piece.track.grant_epoch(),
             delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-            reason: shortened(&wish.reason),
+            reason: shortened(reason),
+            tries: *tries,
         }
     };
-    let attempts_max = if to.dead { 1 } else { options.attempts_max };
+    let attempts_max = if to.passed_on { u32::MAX } else { options.attempts_max };
     let items = wishes.iter().map(item).collect();
     let request = HandBack { group: shared.group.clone(), attempts_max, items };
     let outcomes = connection.call(&request).await?.outcomes;
@@ -172,15 +171,20 @@ async fn ask(
 }
 
 /// What became of each; those to be tried again.
-fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutcome>) -> Vec<HandBackWish> {
+fn settle(
+    shared: &Shared,
+    wishes: Vec<HandBackWish>,
+    outcomes: Vec<HandBackOutcome>,
+    options: &PushOptions,
+) -> Vec<HandBackWish> {
     let mut again = Vec::new();
-    for (mut wish, outcome) in wishes.into_iter().zip(outcomes) {
+    for (wish, outcome) in wishes.into_iter().zip(outcomes) {
         let track = Arc::clone(&wish.piece.track);
         match outcome.code {
             Code::Ok => {
                 let counter = if outcome.dead { &shared.counters.dead } else { &shared.counters.handed_back };
                 counter.fetch_add(1, Ordering::Relaxed);
-                debug!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, attempt = outcome.attempt, dead = outcome.dead, reason = wish.reason, "handed back");
+                debug!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, attempt = outcome.attempt, dead = outcome.dead, reason = wish.failed.reason, "handed back");
                 wish.piece.done(wish.place);
                 wish.piece.settled();
                 // The first message that comes back makes the retry queue.
@@ -190,13 +194,23 @@ fn settle(shared: &Shared, wishes: Vec<HandBackWish>, outcomes: Vec<HandBackOutc
                 shared.signal(Signal::Stale(Arc::clone(&track), track.grant_epoch()));
                 wish.piece.settled();
             }
-            code => {
-                if code.remedy() == Remedy::Fatal && !std::mem::replace(&mut wish.told, true) {
-                    // It may be too large for the headers of a retried message: only its handler can let it go.
-                    error!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, %code, "the message cannot be handed back and holds its queue's committed offset; let the handler skip it");
-                }
-                again.push(wish);
+            // The reset itself is told with the lease: the message comes again, or was passed over.
+            Code::OffsetReset => wish.piece.settled(),
+            // Retention did not wait for it: there is nothing left to come again.
+            Code::OffsetOutOfRange => {
+                error!(topic = %track.topic.name, queue = track.ordinal, offset = %wish.place.offset, reason = wish.failed.reason, "the message failed, and was removed from the log before it could be handed back: it is lost to this group");
+                shared.missed(1);
+                wish.piece.done(wish.place);
+                wish.piece.settled();
             }
+            code if code.remedy() == Remedy::Fatal => {
+                let HandBackWish { piece, place, failed: Failed { attempt, delay, tries, .. } } = wish;
+                error!(topic = %track.topic.name, queue = track.ordinal, offset = %place.offset, attempt, %code, "the message cannot be handed back; it holds its queue's committed offset and is handled again here, until it is handled or skipped");
+                let since_ms = if tries.count > 0 { tries.since_ms } else { wall_ms() };
+                let pause = delay.unwrap_or_else(|| options.pause_after(attempt)).min(HERE_PAUSE_MAX);
+                piece.try_here_again(place, Tries { count: attempt, since_ms }, pause);
+            }
+            _ => again.push(wish),
         }
     }
     again

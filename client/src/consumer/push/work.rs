@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use equeue_net::api::Tries;
+use equeue_net::hidden::is_hidden;
 use equeue_record::Offset;
 use futures::FutureExt as _;
 use tracing::warn;
@@ -16,6 +18,7 @@ use tracing::warn;
 use super::context::{Context, Decision, Failed, Piece, Place};
 use super::retry::Wishes;
 use super::{OnError, Order, PushOptions};
+use crate::message::wall_ms;
 use crate::{HandlerError, Received};
 
 use super::super::feed::{Load, Taken};
@@ -27,6 +30,8 @@ use super::super::track::{Gives, Track};
 const PIECE_MESSAGES_MAX: u64 = 64;
 /// How long a piece should take.
 const PIECE_NS: u64 = 200_000;
+/// When a message comes again that is not for this member.
+const FOR_OTHERS_PAUSE: Duration = Duration::from_secs(10);
 /// How often a long piece notes what was handled.
 const NOTE_EVERY: Duration = Duration::from_millis(100);
 
@@ -199,6 +204,7 @@ where
             track: Arc::clone(&track),
             life,
             back: self.back.clone(),
+            batch: Arc::clone(&batch),
             bytes_each,
             decision: Mutex::new(None),
         });
@@ -206,6 +212,7 @@ where
         let mut over = std::pin::pin!(track.life_over(life));
         // Handled, and not noted yet.
         let (mut clean, mut noted) = (first, begin);
+        let mut gives_again = self.options.order == Order::Sequential;
         let mut messages = messages.into_iter().peekable();
         while let Some(message) = messages.next() {
             let place =
@@ -227,7 +234,9 @@ where
                     let left = messages.len() + 1;
                     let rest = Load { messages: left, bytes: left * bytes_each };
                     load.take(rest);
+                    // From here on the queue is in the list whenever it may give, and another worker may have it.
                     track.put_back(life, batch.part(place.offset, end), rest);
+                    gives_again = false;
                     break;
                 }
             }
@@ -242,7 +251,7 @@ where
         self.pace_ns.store(pace - pace / 8 + taken / 8, Ordering::Relaxed);
         track.unload(load);
         piece.worked();
-        if self.options.order == Order::Sequential {
+        if gives_again {
             track.give_again();
         }
     }
@@ -261,10 +270,17 @@ where
             Gives::Later if !self.shared.feed.is_closed() => return Outcome::Later,
             _ => return Outcome::Over,
         }
+        if self.is_for_others(&message) {
+            let tries = Tries { count: message.attempt().saturating_sub(1), since_ms: wall_ms() };
+            let reason = message.origin().map_or_else(String::new, |origin| origin.reason.to_owned());
+            let delay = Some(FOR_OTHERS_PAUSE);
+            piece.hand_back(place, Failed { attempt: tries.count, delay, tries, passed_on: true, reason });
+            return Outcome::Elsewhere;
+        }
         let holds = self.options.on_error() == OnError::HoldQueue;
-        let tried = if holds { track.take_attempts(place.offset) } else { None };
-        let attempt = tried.map_or_else(|| message.attempt(), |tried| tried.saturating_add(1));
-        let context = Context { piece: Arc::clone(piece), place, attempt };
+        let before = track.take_tries(place.offset);
+        let attempt = before.map_or_else(|| message.attempt(), |tries| tries.count.saturating_add(1));
+        let context = Context { piece: Arc::clone(piece), place, attempt, before };
         let handling = AssertUnwindSafe((self.handler)(message, context)).catch_unwind();
         let result = tokio::select! {
             biased;
@@ -281,15 +297,23 @@ where
             }
             (None, result) => (None, reason_of(result)),
         };
+        let counted = Tries { count: attempt, since_ms: before.map_or_else(wall_ms, |tries| tries.since_ms) };
         if !holds || attempt >= self.options.attempts_max {
-            piece.hand_back(place, Failed { attempt, delay, dead: holds, reason });
+            let tries = if holds || before.is_some() { counted } else { Tries::default() };
+            piece.hand_back(place, Failed { attempt, delay, tries, passed_on: false, reason });
             return Outcome::Elsewhere;
         }
         warn!(topic = %track.topic.name, queue = track.ordinal, offset = %place.offset, attempt, reason, "not handled; the queue waits for it");
         // The queue gives nothing until then, and the worker goes on with others.
         let pause = delay.unwrap_or_else(|| self.options.pause_after(attempt));
-        track.hold(piece.life, place.offset, attempt, pause);
+        track.hold(piece.life, place.offset, counted, pause);
         Outcome::Later
+    }
+
+    /// A message to be tried again that was sent to a topic which this member did not subscribe to. It gets one where no
+    /// member of the group has subscribed to all of the group's topics.
+    fn is_for_others(&self, message: &Received) -> bool {
+        is_hidden(&message.topic) && !self.shared.topics.iter().any(|topic| *topic.name == *message.sent_to())
     }
 
     fn hands(&self) -> MutexGuard<'_, VecDeque<Hand>> {

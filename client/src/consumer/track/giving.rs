@@ -1,5 +1,6 @@
 //! Giving what waits to the application or to handlers, and taking back what cannot be given.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use equeue_record::Offset;
@@ -61,7 +62,13 @@ impl Track {
         self.list_if(list);
     }
 
-    /// It may give again: its lease was renewed.
+    /// Its lease had lapsed, and holds again: what was dropped meanwhile is fetched anew, whatever the fetcher waits for.
+    pub(crate) fn renewed(self: &Arc<Self>) {
+        self.state().wake();
+        self.look_again();
+    }
+
+    /// It may give again.
     pub(crate) fn look_again(self: &Arc<Self>) {
         let list = self.state().list();
         self.list_if(list);
@@ -103,9 +110,15 @@ impl Track {
         *self.life.borrow() != life
     }
 
-    /// Takes the rest of a batch back that was taken and cannot be given now; `load` is what it counts for still. It is
-    /// dropped where it will never be given.
+    /// Takes the rest of a batch back that was taken and cannot be given now, from whoever holds the queue; `load` is what
+    /// it counts for still. It is dropped where it will never be given.
     pub(crate) fn put_back(self: &Arc<Self>, life: u32, batch: ReceivedBatch, load: Load) {
+        self.state().listed = false;
+        self.come_again(life, batch, load);
+    }
+
+    /// Takes a part of a batch back, from somebody who does not hold the queue: whoever does gives it in turn.
+    pub(crate) fn come_again(self: &Arc<Self>, life: u32, batch: ReceivedBatch, load: Load) {
         {
             let mut state = self.state();
             let before = state.load();
@@ -113,7 +126,6 @@ impl Track {
                 state.at_work.take(load);
                 self.feed.unloaded(load);
             }
-            state.listed = false;
             if *self.life.borrow() != life || state.phase != Phase::Live {
                 state.wake_fetcher(before, self.feed.limit_per_queue());
                 return;
@@ -170,13 +182,33 @@ impl Track {
     /// other queues.
     pub(crate) fn drop_ahead(&self) {
         let mut state = self.state();
+        // A part that others are at work behind stays: fetched again from there on, they would do their work twice.
+        let mut kept = VecDeque::new();
+        while let Some(Item::Batch(batch)) = state.buffer.front() {
+            let follows = match state.buffer.get(1) {
+                Some(Item::Batch(next)) => next.first_offset(),
+                Some(Item::Skipped(_)) | None => state.taken_to,
+            };
+            if batch.next_offset() >= follows {
+                break;
+            }
+            kept.extend(state.buffer.pop_front());
+        }
         let first = match state.buffer.front() {
-            None => return,
+            None => None,
             // A part that was put back.
-            Some(Item::Batch(batch)) => batch.first_offset().min(state.taken_to),
-            Some(Item::Skipped(_)) => state.taken_to,
+            Some(Item::Batch(batch)) => Some(batch.first_offset().min(state.taken_to)),
+            Some(Item::Skipped(_)) => Some(state.taken_to),
         };
-        self.drop_waiting(&mut state);
-        state.cursor.turn_to(first);
+        if let Some(first) = first {
+            self.drop_waiting(&mut state);
+            state.cursor.turn_to(first);
+            for item in &kept {
+                state.waiting.add(load_of(item));
+                self.feed.loaded(load_of(item));
+            }
+        }
+        kept.append(&mut state.buffer);
+        state.buffer = kept;
     }
 }

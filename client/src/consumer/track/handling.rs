@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use equeue_net::api::Tries;
 use equeue_record::Offset;
 
 use super::super::feed::Load;
-use super::{Phase, Track};
+use super::{Due, Phase, Track};
 
 impl Track {
     /// A handler begins with a piece of what was taken; whether it may.
@@ -57,19 +58,24 @@ impl Track {
         self.state().progress.handled()
     }
 
-    /// What is to be committed, if there is something, and under which grant.
-    pub(crate) fn to_commit(&self) -> Option<(Offset, u32)> {
+    /// What is to be committed, if there is something.
+    pub(crate) fn to_commit(&self) -> Option<Due> {
         let state = self.state();
-        let handled = state.progress.handled();
-        let due = state.committed.is_none_or(|committed| handled > committed);
-        (due && state.phase != Phase::Ended).then_some((handled, state.grant_epoch))
+        let offset = state.progress.handled();
+        let tries = state.tries.get(&offset).copied().unwrap_or_default();
+        let is_due = state.committed.is_none_or(|committed| {
+            offset > committed || (offset == committed && tries.count > state.tries_committed)
+        });
+        let due = Due { offset, tries, grant_epoch: state.grant_epoch };
+        (is_due && state.phase != Phase::Ended).then_some(due)
     }
 
-    /// The broker has committed it, under this grant.
-    pub(crate) fn set_committed(&self, grant_epoch: u32, committed: Offset) {
+    /// The broker has committed that, or is farther.
+    pub(crate) fn set_committed(&self, due: Due, committed: Offset) {
         let mut state = self.state();
-        if state.grant_epoch == grant_epoch {
+        if state.grant_epoch == due.grant_epoch {
             state.committed = Some(committed);
+            state.tries_committed = if committed == due.offset { due.tries.count } else { 0 };
         }
     }
 
@@ -83,7 +89,7 @@ impl Track {
         self: &Arc<Self>,
         life: u32,
         offset: Offset,
-        attempts: u32,
+        tries: Tries,
         pause: std::time::Duration,
     ) {
         {
@@ -92,7 +98,7 @@ impl Track {
                 return;
             }
             state.holds.insert(offset);
-            state.attempts.insert(offset, attempts);
+            state.tries.insert(offset, tries);
         }
         let track = Arc::clone(self);
         tokio::spawn(async move {
@@ -105,8 +111,16 @@ impl Track {
         });
     }
 
-    /// How often a message was tried that its queue waits for; forgets it.
-    pub(crate) fn take_attempts(&self, offset: Offset) -> Option<u32> {
-        self.state().attempts.remove(&offset)
+    /// How often a message was tried that comes again from here; forgets it.
+    pub(crate) fn take_tries(&self, offset: Offset) -> Option<Tries> {
+        self.state().tries.remove(&offset)
+    }
+
+    /// A message comes again from here.
+    pub(crate) fn set_tries(&self, life: u32, offset: Offset, tries: Tries) {
+        let mut state = self.state();
+        if *self.life.borrow() == life {
+            state.tries.insert(offset, tries);
+        }
     }
 }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use equeue_net::api::Tries;
 use equeue_record::{Offset, QueueKey};
 use tokio::sync::{Notify, watch};
 
@@ -113,8 +114,10 @@ struct State {
     committed: Option<Offset>,
     /// Messages that the queue waits for before they are tried again.
     holds: std::collections::BTreeSet<Offset>,
-    /// How often they were tried.
-    attempts: std::collections::BTreeMap<Offset, u32>,
+    /// How often messages were tried in vain that come again from here, and not from the retry queue.
+    tries: std::collections::BTreeMap<Offset, Tries>,
+    /// Of the message at the committed offset, as far as that is committed.
+    tries_committed: u32,
     /// Wakes the fetcher of the queue.
     fetcher: Option<Arc<Notify>>,
 }
@@ -128,6 +131,19 @@ pub(crate) struct Start {
     pub committed: Option<Offset>,
     /// The grant; 0: none.
     pub grant_epoch: u32,
+    /// Of the message at the committed offset.
+    pub tries: Tries,
+}
+
+/// What is worth a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Everything before it is handled.
+    pub offset: Offset,
+    /// Of the message there, for which the queue waits.
+    pub tries: Tries,
+    /// The grant that it is committed under.
+    pub grant_epoch: u32,
 }
 
 impl Track {
@@ -140,6 +156,7 @@ impl Track {
         cluster_check: u16,
         (feed, handled_by): (Arc<Feed>, HandledBy),
     ) -> Self {
+        let known = start.committed.filter(|committed| *committed == start.offset && start.tries.count > 0);
         let state = State {
             grant_epoch: start.grant_epoch,
             phase: Phase::Live,
@@ -156,7 +173,8 @@ impl Track {
             progress: Progress::from(start.offset),
             committed: start.committed,
             holds: std::collections::BTreeSet::new(),
-            attempts: std::collections::BTreeMap::new(),
+            tries: known.map(|offset| (offset, start.tries)).into_iter().collect(),
+            tries_committed: start.tries.count,
             fetcher: None,
         };
         Self {

@@ -24,6 +24,7 @@ impl Track {
         self.turn(&mut state, offset);
         state.grant_epoch = grant_epoch;
         state.committed = Some(offset);
+        state.tries_committed = 0;
     }
 
     fn turn(&self, state: &mut State, offset: Offset) {
@@ -32,6 +33,7 @@ impl Track {
         state.taken_to = offset;
         state.delivered = offset;
         state.holds.clear();
+        state.tries.clear();
         self.new_life(state);
         state.cursor.turn_to(offset);
         state.wake();

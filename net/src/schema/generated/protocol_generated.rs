@@ -458,6 +458,134 @@ impl<'a> QueueEntry {
 
 }
 
+/// Failed attempts to handle a message; `count` 0: none that is known of.
+// struct Tries, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Tries(pub [u8; 16]);
+impl Default for Tries { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for Tries {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Tries")
+      .field("since_ms", &self.since_ms())
+      .field("count", &self.count())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Tries {}
+impl<'a> ::flatbuffers::Follow<'a> for Tries {
+  type Inner = &'a Tries;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Tries>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Tries {
+  type Inner = &'a Tries;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Tries>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Tries {
+    type Output = Tries;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Tries as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Tries {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Tries {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    since_ms: i64,
+    count: u32,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_since_ms(since_ms);
+    s.set_count(count);
+    s
+  }
+
+  pub fn since_ms(&self) -> i64 {
+    let mut mem = ::core::mem::MaybeUninit::<<i64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_since_ms(&mut self, x: i64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<i64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn count(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_count(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 // struct ProduceItem, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
@@ -1351,13 +1479,14 @@ impl<'a> FetchOutcome {
 
 }
 
+/// `tries`: of the message at `offset`.
 // struct CommitItem, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
-pub struct CommitItem(pub [u8; 24]);
+pub struct CommitItem(pub [u8; 40]);
 impl Default for CommitItem { 
   fn default() -> Self { 
-    Self([0; 24])
+    Self([0; 40])
   }
 }
 impl ::core::fmt::Debug for CommitItem {
@@ -1366,6 +1495,7 @@ impl ::core::fmt::Debug for CommitItem {
       .field("queue", &self.queue())
       .field("offset", &self.offset())
       .field("grant_epoch", &self.grant_epoch())
+      .field("tries", &self.tries())
       .finish()
   }
 }
@@ -1413,11 +1543,13 @@ impl<'a> CommitItem {
     queue: u64,
     offset: u64,
     grant_epoch: u32,
+    tries: &Tries,
   ) -> Self {
-    let mut s = Self([0; 24]);
+    let mut s = Self([0; 40]);
     s.set_queue(queue);
     s.set_offset(offset);
     s.set_grant_epoch(grant_epoch);
+    s.set_tries(tries);
     s
   }
 
@@ -1506,6 +1638,18 @@ impl<'a> CommitItem {
         ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
+  }
+
+  pub fn tries(&self) -> &Tries {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[24..].as_ptr() as *const Tries) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_tries(&mut self, x: &Tries) {
+    self.0[24..24 + 16].copy_from_slice(&x.0)
   }
 
 }
@@ -2598,10 +2742,10 @@ impl<'a> OffsetReset {
 // struct GrantOutcome, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
-pub struct GrantOutcome(pub [u8; 40]);
+pub struct GrantOutcome(pub [u8; 56]);
 impl Default for GrantOutcome { 
   fn default() -> Self { 
-    Self([0; 40])
+    Self([0; 56])
   }
 }
 impl ::core::fmt::Debug for GrantOutcome {
@@ -2614,6 +2758,7 @@ impl ::core::fmt::Debug for GrantOutcome {
       .field("grant_epoch", &self.grant_epoch())
       .field("code", &self.code())
       .field("flags", &self.flags())
+      .field("tries", &self.tries())
       .finish()
   }
 }
@@ -2665,8 +2810,9 @@ impl<'a> GrantOutcome {
     grant_epoch: u32,
     code: u16,
     flags: u8,
+    tries: &Tries,
   ) -> Self {
-    let mut s = Self([0; 40]);
+    let mut s = Self([0; 56]);
     s.set_queue(queue);
     s.set_committed(committed);
     s.set_start_offset(start_offset);
@@ -2674,6 +2820,7 @@ impl<'a> GrantOutcome {
     s.set_grant_epoch(grant_epoch);
     s.set_code(code);
     s.set_flags(flags);
+    s.set_tries(tries);
     s
   }
 
@@ -2880,16 +3027,28 @@ impl<'a> GrantOutcome {
     }
   }
 
+  pub fn tries(&self) -> &Tries {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[40..].as_ptr() as *const Tries) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_tries(&mut self, x: &Tries) {
+    self.0[40..40 + 16].copy_from_slice(&x.0)
+  }
+
 }
 
 /// `flags`: bit 0 commit the offset first.
 // struct ReleaseItem, aligned to 8
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq)]
-pub struct ReleaseItem(pub [u8; 24]);
+pub struct ReleaseItem(pub [u8; 40]);
 impl Default for ReleaseItem { 
   fn default() -> Self { 
-    Self([0; 24])
+    Self([0; 40])
   }
 }
 impl ::core::fmt::Debug for ReleaseItem {
@@ -2899,6 +3058,7 @@ impl ::core::fmt::Debug for ReleaseItem {
       .field("offset", &self.offset())
       .field("grant_epoch", &self.grant_epoch())
       .field("flags", &self.flags())
+      .field("tries", &self.tries())
       .finish()
   }
 }
@@ -2947,12 +3107,14 @@ impl<'a> ReleaseItem {
     offset: u64,
     grant_epoch: u32,
     flags: u8,
+    tries: &Tries,
   ) -> Self {
-    let mut s = Self([0; 24]);
+    let mut s = Self([0; 40]);
     s.set_queue(queue);
     s.set_offset(offset);
     s.set_grant_epoch(grant_epoch);
     s.set_flags(flags);
+    s.set_tries(tries);
     s
   }
 
@@ -3070,6 +3232,18 @@ impl<'a> ReleaseItem {
         ::core::mem::size_of::<<u8 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
+  }
+
+  pub fn tries(&self) -> &Tries {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[24..].as_ptr() as *const Tries) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_tries(&mut self, x: &Tries) {
+    self.0[24..24 + 16].copy_from_slice(&x.0)
   }
 
 }
@@ -8970,6 +9144,7 @@ impl<'a> HandBackItem<'a> {
   pub const VT_DELAY_MS: ::flatbuffers::VOffsetT = 8;
   pub const VT_GRANT_EPOCH: ::flatbuffers::VOffsetT = 10;
   pub const VT_REASON: ::flatbuffers::VOffsetT = 12;
+  pub const VT_TRIES: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -8984,6 +9159,7 @@ impl<'a> HandBackItem<'a> {
     builder.add_delay_ms(args.delay_ms);
     builder.add_offset(args.offset);
     builder.add_queue(args.queue);
+    if let Some(x) = args.tries { builder.add_tries(x); }
     if let Some(x) = args.reason { builder.add_reason(x); }
     builder.add_grant_epoch(args.grant_epoch);
     builder.finish()
@@ -9025,6 +9201,13 @@ impl<'a> HandBackItem<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(HandBackItem::VT_REASON, None)}
   }
+  #[inline]
+  pub fn tries(&self) -> Option<&'a Tries> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Tries>(HandBackItem::VT_TRIES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for HandBackItem<'_> {
@@ -9038,6 +9221,7 @@ impl ::flatbuffers::Verifiable for HandBackItem<'_> {
      .visit_field::<u64>("delay_ms", Self::VT_DELAY_MS, false)?
      .visit_field::<u32>("grant_epoch", Self::VT_GRANT_EPOCH, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("reason", Self::VT_REASON, false)?
+     .visit_field::<Tries>("tries", Self::VT_TRIES, false)?
      .finish();
     Ok(())
   }
@@ -9048,6 +9232,7 @@ pub struct HandBackItemArgs<'a> {
     pub delay_ms: u64,
     pub grant_epoch: u32,
     pub reason: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub tries: Option<&'a Tries>,
 }
 impl<'a> Default for HandBackItemArgs<'a> {
   #[inline]
@@ -9058,6 +9243,7 @@ impl<'a> Default for HandBackItemArgs<'a> {
       delay_ms: 0,
       grant_epoch: 0,
       reason: None,
+      tries: None,
     }
   }
 }
@@ -9088,6 +9274,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HandBackItemBuilder<'a, 'b, A
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(HandBackItem::VT_REASON, reason);
   }
   #[inline]
+  pub fn add_tries(&mut self, tries: &Tries) {
+    self.fbb_.push_slot_always::<&Tries>(HandBackItem::VT_TRIES, tries);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HandBackItemBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     HandBackItemBuilder {
@@ -9110,6 +9300,7 @@ impl ::core::fmt::Debug for HandBackItem<'_> {
       ds.field("delay_ms", &self.delay_ms());
       ds.field("grant_epoch", &self.grant_epoch());
       ds.field("reason", &self.reason());
+      ds.field("tries", &self.tries());
       ds.finish()
   }
 }
@@ -14983,6 +15174,7 @@ impl<'a> GetRoutesAnswer<'a> {
   pub const VT_DETAIL: ::flatbuffers::VOffsetT = 6;
   pub const VT_BROKERS: ::flatbuffers::VOffsetT = 8;
   pub const VT_TOPICS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SETTLING: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -14998,6 +15190,7 @@ impl<'a> GetRoutesAnswer<'a> {
     if let Some(x) = args.brokers { builder.add_brokers(x); }
     if let Some(x) = args.detail { builder.add_detail(x); }
     if let Some(x) = args.status { builder.add_status(x); }
+    builder.add_settling(args.settling);
     builder.finish()
   }
 
@@ -15030,6 +15223,13 @@ impl<'a> GetRoutesAnswer<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TopicRoute>>>>(GetRoutesAnswer::VT_TOPICS, None)}
   }
+  #[inline]
+  pub fn settling(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GetRoutesAnswer::VT_SETTLING, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GetRoutesAnswer<'_> {
@@ -15042,6 +15242,7 @@ impl ::flatbuffers::Verifiable for GetRoutesAnswer<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("detail", Self::VT_DETAIL, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<BrokerEntry>>>>("brokers", Self::VT_BROKERS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TopicRoute>>>>("topics", Self::VT_TOPICS, false)?
+     .visit_field::<bool>("settling", Self::VT_SETTLING, false)?
      .finish();
     Ok(())
   }
@@ -15051,6 +15252,7 @@ pub struct GetRoutesAnswerArgs<'a> {
     pub detail: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub brokers: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<BrokerEntry<'a>>>>>,
     pub topics: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TopicRoute<'a>>>>>,
+    pub settling: bool,
 }
 impl<'a> Default for GetRoutesAnswerArgs<'a> {
   #[inline]
@@ -15060,6 +15262,7 @@ impl<'a> Default for GetRoutesAnswerArgs<'a> {
       detail: None,
       brokers: None,
       topics: None,
+      settling: false,
     }
   }
 }
@@ -15086,6 +15289,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetRoutesAnswerBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GetRoutesAnswer::VT_TOPICS, topics);
   }
   #[inline]
+  pub fn add_settling(&mut self, settling: bool) {
+    self.fbb_.push_slot::<bool>(GetRoutesAnswer::VT_SETTLING, settling, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetRoutesAnswerBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GetRoutesAnswerBuilder {
@@ -15108,6 +15315,7 @@ impl ::core::fmt::Debug for GetRoutesAnswer<'_> {
       ds.field("detail", &self.detail());
       ds.field("brokers", &self.brokers());
       ds.field("topics", &self.topics());
+      ds.field("settling", &self.settling());
       ds.finish()
   }
 }

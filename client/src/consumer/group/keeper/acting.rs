@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use equeue_net::api::ReleaseItem;
-use equeue_record::Offset;
+use equeue_net::api::{ReleaseItem, Tries};
 use tracing::{debug, info, warn};
 
 use super::super::super::events::AssignmentEvent;
 use super::super::super::fetcher::Fetcher;
-use super::super::super::track::{HandledBy, QueueId, Track};
+use super::super::super::track::{Due, HandledBy, QueueId, Track};
 use super::super::calls;
 use super::super::ownership::{Act, Place};
 use super::Keeper;
@@ -53,7 +52,12 @@ impl Keeper {
                     info!(%topic, queue, handled = %track.handled(), "giving the queue back");
                     let home = track.home();
                     let commit = self.last_commit(&track);
-                    let item = ReleaseItem { queue: home.key, grant_epoch: track.grant_epoch(), commit };
+                    let item = ReleaseItem {
+                        queue: home.key,
+                        grant_epoch: track.grant_epoch(),
+                        commit: commit.map(|due| due.offset),
+                        tries: commit.map_or_else(Tries::default, |due| due.tries),
+                    };
                     self.remove(&id, &track);
                     releases
                         .entry((Arc::clone(&home.broker), home.shard))
@@ -86,10 +90,10 @@ impl Keeper {
     }
 
     /// What is committed with the release. Where the application commits, only what it has.
-    fn last_commit(&self, track: &Track) -> Option<Offset> {
+    fn last_commit(&self, track: &Track) -> Option<Due> {
         match self.shared.handled_by {
             HandledBy::Commits => None,
-            HandledBy::Calls | HandledBy::Handlers => track.to_commit().map(|(offset, _)| offset),
+            HandledBy::Calls | HandledBy::Handlers => track.to_commit(),
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use equeue_net::api::{GrantOutcome, HeldQueue, LeaseHeartbeatAnswer, ReleaseItem};
+use equeue_net::api::{GrantOutcome, HeldQueue, LeaseHeartbeatAnswer, ReleaseItem, Tries};
 use equeue_net::{Code, Remedy};
 use equeue_record::{MessageId, Offset};
 use tracing::{debug, info, warn};
 
+use super::super::super::committer;
 use super::super::super::events::AssignmentEvent;
 use super::super::super::options::StartAt;
 use super::super::super::track::{Home, QueueId, Start, Track};
@@ -17,6 +18,9 @@ use super::super::ownership::{Granted, Place, Told};
 use super::{Keeper, hash_of};
 use crate::ClientError;
 use crate::routes::with_causes;
+
+/// How long is tried to commit where a group begins.
+const PIN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Keeper {
     pub(super) fn hear(&mut self, heard: Heard) {
@@ -116,6 +120,7 @@ impl Keeper {
                         queue: *key,
                         grant_epoch: outcome.grant_epoch,
                         commit: None,
+                        tries: Tries::default(),
                     }),
                 },
                 Code::QueueHeld => self.ownership.held_elsewhere(id),
@@ -130,6 +135,16 @@ impl Keeper {
                     self.ownership.refused(id, now);
                 }
             }
+        }
+        // Where the group begins is its own from now on: whoever comes next, after a crash too, begins there and not
+        // where it finds the end then.
+        if grants.outcomes.iter().any(|outcome| outcome.code == Code::Ok && outcome.committed.is_none()) {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                if let Err(error) = committer::commit(&shared, PIN_WITHIN).await {
+                    debug!(error = %with_causes(&error), "where the group begins is not committed yet");
+                }
+            });
         }
         if !unwanted.is_empty() {
             let (shared, place) = (Arc::clone(&self.shared), place.clone());
@@ -147,7 +162,8 @@ impl Keeper {
     fn begin(&mut self, id: &QueueId, home: Home, outcome: &GrantOutcome, (sent, grants): (Moment, &Grants)) {
         let Some(topic) = self.shared.topics.iter().find(|topic| topic.name == id.0).cloned() else { return };
         let offset = self.start_of(id, outcome, grants);
-        let start = Start { offset, committed: outcome.committed, grant_epoch: outcome.grant_epoch };
+        let GrantOutcome { committed, grant_epoch, tries, .. } = *outcome;
+        let start = Start { offset, committed, grant_epoch, tries };
         let snapshot = self.shared.client.routes.load();
         let check = MessageId::cluster_check(snapshot.cluster_of(&home.broker).unwrap_or_default());
         let given = (Arc::clone(&self.shared.feed), self.shared.handled_by);
@@ -204,7 +220,7 @@ impl Keeper {
             let extended = told.held.contains(&HeldQueue { queue: key, grant_epoch: epoch })
                 && !answer.lost.contains(&key);
             if extended && track.lease.extend(sent, lease) {
-                track.look_again();
+                track.renewed();
             }
         }
         let acts = self.ownership.beaten(place, told, answer, Moment::now());
