@@ -65,20 +65,14 @@ impl Stamp {
     /// Writes the stamp to the front of a body, with a checksum over the whole if `checked`. A body too short for
     /// it stays as it is.
     pub fn write(&self, body: &mut [u8], checked: bool) {
-        let mut front = [0; BODY_BYTES_MIN];
-        let (stamp, _) = front.split_at_mut(CRC_AT);
-        for (place, byte) in stamp.iter_mut().zip(
-            self.run
-                .to_le_bytes()
-                .into_iter()
-                .chain(self.producer.to_le_bytes())
-                .chain(self.sequence.to_le_bytes())
-                .chain(self.sent_ns.to_le_bytes()),
-        ) {
-            *place = byte;
-        }
-        let Some(place) = body.first_chunk_mut::<BODY_BYTES_MIN>() else { return };
-        *place = front;
+        let Some(front) = body.first_chunk_mut::<BODY_BYTES_MIN>() else { return };
+        let message =
+            u128::from(self.run) | u128::from(self.producer) << 32 | u128::from(self.sequence) << 64;
+        let (place, rest) = front.split_at_mut(16);
+        place.copy_from_slice(&message.to_le_bytes());
+        let (place, rest) = rest.split_at_mut(8);
+        place.copy_from_slice(&self.sent_ns.to_le_bytes());
+        rest.fill(0);
         if checked {
             let crc = checksum(body).to_le_bytes();
             if let Some(place) = body.get_mut(CRC_AT..BODY_BYTES_MIN) {

@@ -28,14 +28,13 @@ impl Span {
     }
 }
 
-/// A message in flight.
+/// A message in flight: sixteen bytes, so that the windows of some producers stay in a core's second cache.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     /// When it was meant to be sent.
     due_ns: u64,
-    /// When it was sent.
-    sent_ns: u64,
-    sequence: u64,
+    /// The lower half of its sequence.
+    sequence: u32,
     bytes: u32,
 }
 
@@ -43,6 +42,8 @@ struct Slot {
 #[derive(Debug)]
 struct Flight {
     slots: Vec<Slot>,
+    /// When the message of each slot was sent; empty in closed loops, which send when they mean to.
+    sent_ns: Vec<u64>,
     /// First in, first out: acknowledgements come in order, so that memory is walked through in order.
     free: VecDeque<u32>,
     waker: Option<Waker>,
@@ -51,9 +52,10 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(window: u32) -> Self {
+    fn new(window: u32, open_loop: bool) -> Self {
         Self {
             slots: vec![Slot::default(); window as usize],
+            sent_ns: vec![0; if open_loop { window as usize } else { 0 }],
             free: (0..window).collect(),
             waker: None,
             sent: 0,
@@ -64,6 +66,15 @@ impl Flight {
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
+
+    /// The sequence of the message in a slot: the last one that was sent with this lower half.
+    fn sequence_of(&self, slot: &Slot) -> u64 {
+        self.sent - u64::from(lower_half(self.sent).wrapping_sub(slot.sequence))
+    }
+}
+
+fn lower_half(sequence: u64) -> u32 {
+    u32::try_from(sequence & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 /// What a thread's producers came to.
@@ -108,7 +119,7 @@ impl Ledger {
     /// `producers` windows; open loops keep service time and publish delay as well.
     pub(crate) fn new(producers: usize, window: u32, open_loop: bool) -> Self {
         Self {
-            flights: (0..producers).map(|_| Flight::new(window)).collect(),
+            flights: (0..producers).map(|_| Flight::new(window, open_loop)).collect(),
             span: Span::NEVER,
             tally: ProduceTally {
                 times: SendTimes::new(open_loop),
@@ -129,7 +140,11 @@ impl Ledger {
         let sequence = flight.sent;
         flight.sent += 1;
         let slot = flight.slots.get_mut(index as usize)?;
-        *slot = Slot { due_ns, sent_ns, sequence, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        *slot = Slot { due_ns, sequence: lower_half(sequence), bytes };
+        if let Some(place) = flight.sent_ns.get_mut(index as usize) {
+            *place = sent_ns;
+        }
         if let Some(parts) = self.tally.times.parts.as_mut().filter(|_| self.span.contains(due_ns)) {
             parts.publish_delay.record(sent_ns.saturating_sub(due_ns));
         }
@@ -161,15 +176,18 @@ impl Ledger {
             waker.wake();
         }
         match failure {
-            None => self.acknowledge(&slot, now_ns),
+            None => {
+                let sent_ns = flight.sent_ns.get(index as usize).copied();
+                self.acknowledge(&slot, sent_ns, now_ns);
+            }
             Some(code) => {
-                flight.unacknowledged.insert(slot.sequence);
+                flight.unacknowledged.insert(flight.sequence_of(&slot));
                 *self.tally.errors.entry(code.to_owned()).or_insert(0) += 1;
             }
         }
     }
 
-    fn acknowledge(&mut self, slot: &Slot, now_ns: u64) {
+    fn acknowledge(&mut self, slot: &Slot, sent_ns: Option<u64>, now_ns: u64) {
         let tally = &mut self.tally;
         tally.acknowledged_ever += 1;
         if tally.last_ns > 0 {
@@ -182,8 +200,8 @@ impl Ledger {
         }
         if self.span.contains(slot.due_ns) {
             tally.times.response.record(now_ns.saturating_sub(slot.due_ns));
-            if let Some(parts) = &mut tally.times.parts {
-                parts.service.record(now_ns.saturating_sub(slot.sent_ns));
+            if let (Some(parts), Some(sent_ns)) = (&mut tally.times.parts, sent_ns) {
+                parts.service.record(now_ns.saturating_sub(sent_ns));
             }
         }
     }
@@ -215,7 +233,7 @@ impl Ledger {
             let mut unacknowledged = flight.unacknowledged.clone();
             let free: BTreeSet<u32> = flight.free.iter().copied().collect();
             let open = (0_u32..).zip(&flight.slots).filter(|(index, _)| !free.contains(index));
-            unacknowledged.extend(open.map(|(_, slot)| slot.sequence));
+            unacknowledged.extend(open.map(|(_, slot)| flight.sequence_of(slot)));
             Sent { sent: flight.sent, unacknowledged }
         };
         self.flights.iter().map(sent).collect()
@@ -247,6 +265,19 @@ mod tests {
         assert_eq!(ledger.poll_at_most(0, 1, &cx), Poll::Ready(()));
         assert_eq!(ledger.take(0, 1502, 1502, 10).map(|taken| taken.sequence), Some(2));
         assert_eq!(ledger.in_flight(), 3);
+    }
+
+    #[test]
+    fn a_sequence_is_known_by_its_lower_half() {
+        let mut flight = Flight::new(1, false);
+        let low = u64::from(u32::MAX);
+        for (sequence, sent) in
+            [(0, 1), (5, 9), (low - 1, low + 7), (low, low + 1), (low + 1, low + 2), (3 * low, 3 * low + 9)]
+        {
+            flight.sent = sent;
+            let slot = Slot { sequence: lower_half(sequence), ..Slot::default() };
+            assert_eq!(flight.sequence_of(&slot), sequence, "of {sent}");
+        }
     }
 
     #[test]

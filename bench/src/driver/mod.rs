@@ -6,6 +6,7 @@
 mod collector;
 mod consuming;
 mod ledger;
+mod maker;
 mod moments;
 mod pace;
 mod producing;

@@ -5,23 +5,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use equeue_client::{EnqueueError, Message, OnDelivery, Producer};
+use equeue_client::{EnqueueError, OnDelivery, Producer, SendError};
 
 use super::ledger::{Ledger, Span, Taken};
+use super::maker::Maker;
 use super::moments::Moments;
 use super::pace::Alarm;
 use super::thread::Part;
 use super::{Load, outcome_name};
-use crate::cli::Spread;
-use crate::keys::KeyDraw;
-use crate::machine::{WallClock, now_ns};
+use crate::machine::now_ns;
 use crate::schedule::{Schedule, share};
-use crate::workload::{BodyPool, Stamp, TopicTurns, topics_of};
 
 /// Bodies that are handed over before the runtime may send what is there.
 const YIELD_BYTES: usize = 64 * 1024;
 /// Messages that are handed over before the runtime may send what is there.
 const YIELD_MESSAGES: u32 = 128;
+/// Bodies that a closed loop hands over before it looks at the clock again: some ten small messages, sent within two
+/// microseconds, by which their times come out too long.
+const CLOCK_BYTES: usize = 1024;
 /// How long the first message may take: it finds the route and opens the connection.
 const FIRST_WITHIN: Duration = Duration::from_secs(30);
 /// How long the last acknowledgement may take.
@@ -40,13 +41,33 @@ pub(crate) struct Sender {
     /// Its number in the run.
     pub number: u32,
     moments: Arc<Moments>,
-    pool: BodyPool,
-    keys: KeyDraw,
-    topics: TopicTurns,
-    wall: WallClock,
+    maker: Maker,
     alarm: Alarm,
-    unyielded_bytes: usize,
-    unyielded: u32,
+}
+
+/// How far a producer is with its share of the load.
+struct Progress {
+    schedule: Option<Schedule>,
+    /// Messages that count and are still to be sent; without end when `None`.
+    open: Option<u64>,
+    span: Span,
+    turn: u64,
+    /// Size of the next message.
+    size: usize,
+}
+
+/// Why no message is sent at the moment.
+enum Pause {
+    /// All were sent, or the time is over.
+    Over,
+    /// The next one is due then.
+    Until(u64),
+    /// Its own window is full.
+    Window,
+    /// The client has no room for this one, or no route yet.
+    Client(Taken, u64, usize),
+    /// The client's own tasks share this thread: without a pause they would send nothing until the window is full.
+    Others,
 }
 
 /// Hands outcomes to the ledger of the thread.
@@ -74,13 +95,8 @@ impl Sender {
         place: usize,
         number: u32,
     ) -> Result<Self> {
-        let seed = u64::from(load.run) << 32 | u64::from(number);
-        let count = u32::try_from(load.topics.len()).context("counting topics")?;
         Ok(Self {
-            pool: BodyPool::new(load.sizes.clone(), seed),
-            keys: KeyDraw::new(load.keys, seed),
-            topics: TopicTurns::new(topics_of(number, load.producers, count)),
-            wall: WallClock::now(),
+            maker: Maker::new(Arc::clone(&load), number)?,
             alarm: Alarm::new()?,
             ledger: Arc::clone(&part.ledger),
             moments: Arc::clone(&part.moments),
@@ -88,15 +104,13 @@ impl Sender {
             producer,
             place,
             number,
-            unyielded_bytes: 0,
-            unyielded: 0,
         })
     }
 
     /// Sends one message and waits for its acknowledgement, so that route and connection are there.
     pub(crate) async fn prime(&mut self) -> Result<()> {
         let now = now_ns();
-        let size = self.pool.next_size();
+        let size = self.maker.next_size();
         let taken = self.ledger().take(self.place, now, now, size).context("the window is empty")?;
         self.send(taken, now, size).await;
         if tokio::time::timeout(FIRST_WITHIN, self.at_most(0)).await.is_err() {
@@ -114,32 +128,23 @@ impl Sender {
 
     /// Sends its share of the load, then waits for the last acknowledgement.
     pub(crate) async fn run(mut self, start_ns: u64, span: Span) -> Result<()> {
-        let schedule =
-            self.load.rate.map(|rate| Schedule::new(start_ns, rate, self.number, self.load.producers));
-        let quota = self.load.messages.map(|total| share(total, self.number, self.load.producers));
-        let (mut turn, mut counted) = (0, 0);
-        let mut size = self.pool.next_size();
+        let (rate, producers) = (self.load.rate, self.load.producers);
+        let mut progress = Progress {
+            schedule: rate.map(|rate| Schedule::new(start_ns, rate, self.number, producers)),
+            open: self.load.messages.map(|total| share(total, self.number, producers)),
+            span,
+            turn: 0,
+            size: self.maker.next_size(),
+        };
         self.alarm.at(start_ns).await?;
-        while quota.is_none_or(|quota| counted < quota) {
-            let now = now_ns();
-            let due = schedule.map_or(now, |schedule| schedule.due_ns(turn));
-            if now.max(due) >= self.moments.until_ns() {
-                break;
+        loop {
+            match self.burst(&mut progress) {
+                Pause::Over => break,
+                Pause::Until(due_ns) => self.alarm.at(due_ns).await?,
+                Pause::Window => self.at_most(self.load.window as usize - 1).await,
+                Pause::Client(taken, due_ns, size) => self.send(taken, due_ns, size).await,
+                Pause::Others => tokio::task::yield_now().await,
             }
-            if due > now {
-                self.alarm.at(due).await?;
-                continue;
-            }
-            let taken = self.ledger().take(self.place, due, now, size);
-            let Some(taken) = taken else {
-                self.at_most(self.load.window as usize - 1).await;
-                continue;
-            };
-            turn += 1;
-            counted += u64::from(span.contains(due));
-            self.send(taken, due, size).await;
-            self.let_others_run(size).await;
-            size = self.pool.next_size();
         }
         if tokio::time::timeout(LAST_WITHIN, self.at_most(0)).await.is_err() {
             tracing::warn!(
@@ -150,37 +155,56 @@ impl Sender {
         Ok(())
     }
 
-    /// Hands one message to the client.
+    /// Sends what may be sent at once.
+    fn burst(&mut self, progress: &mut Progress) -> Pause {
+        let until_ns = self.moments.until_ns();
+        let mut now = now_ns();
+        let (mut messages, mut bytes, mut bytes_timed) = (0, 0, 0);
+        while progress.open != Some(0) {
+            if progress.schedule.is_some() || bytes - bytes_timed >= CLOCK_BYTES {
+                now = now_ns();
+                bytes_timed = bytes;
+            }
+            let due = progress.schedule.map_or(now, |schedule| schedule.due_ns(progress.turn));
+            if now.max(due) >= until_ns {
+                break;
+            }
+            if due > now {
+                return Pause::Until(due);
+            }
+            let size = progress.size;
+            let taken = self.ledger().take(self.place, due, now, size);
+            let Some(taken) = taken else { return Pause::Window };
+            progress.turn += 1;
+            progress.size = self.maker.next_size();
+            if progress.span.contains(due) {
+                progress.open = progress.open.map(|open| open - 1);
+            }
+            let message = self.maker.next(taken.sequence, due, size);
+            match self.producer.try_enqueue_with(&message, taken.token) {
+                Ok(()) => {}
+                Err(EnqueueError::Rejected(error)) => self.fail(taken, &error),
+                Err(_) => return Pause::Client(taken, due, size),
+            }
+            bytes += size;
+            messages += 1;
+            if bytes >= YIELD_BYTES || messages >= YIELD_MESSAGES {
+                return Pause::Others;
+            }
+        }
+        Pause::Over
+    }
+
+    /// Hands one message to the client, and waits where that has no room.
     async fn send(&mut self, taken: Taken, due_ns: u64, size: usize) {
-        let load = &self.load;
-        let stamp = Stamp { run: load.run, producer: self.number, sequence: taken.sequence, sent_ns: due_ns };
-        let body = self.pool.body(size, &stamp, load.checked);
-        let Some(topic) = load.topics.get(self.topics.next_topic()) else { return };
-        let mut message = Message { key: self.keys.next_key(), ..Message::new(topic, body) };
-        if !load.delay.is_zero() {
-            message.deliver_at_ms = Some(self.wall.ms_after(due_ns, load.delay));
-        }
-        if load.spread == Spread::Producer {
-            message.queue = Some(self.number % load.queues);
-        }
-        let outcome = match self.producer.try_enqueue_with(&message, taken.token) {
-            Ok(()) => Ok(()),
-            Err(EnqueueError::Rejected(error)) => Err(error),
-            Err(_) => self.producer.enqueue_with(&message, taken.token).await,
-        };
-        if let Err(error) = outcome {
-            self.ledger().settle([taken.token], now_ns(), Some(&outcome_name(&error)));
+        let message = self.maker.next(taken.sequence, due_ns, size);
+        if let Err(error) = self.producer.enqueue_with(&message, taken.token).await {
+            self.fail(taken, &error);
         }
     }
 
-    /// The client's own tasks share this thread: without a pause they would send nothing until the window is full.
-    async fn let_others_run(&mut self, size: usize) {
-        self.unyielded_bytes += size;
-        self.unyielded += 1;
-        if self.unyielded_bytes >= YIELD_BYTES || self.unyielded >= YIELD_MESSAGES {
-            (self.unyielded_bytes, self.unyielded) = (0, 0);
-            tokio::task::yield_now().await;
-        }
+    fn fail(&self, taken: Taken, error: &SendError) {
+        self.ledger().settle([taken.token], now_ns(), Some(&outcome_name(error)));
     }
 
     async fn at_most(&self, in_flight: usize) {
