@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use equeue_bench::sizes::Sizes;
-use equeue_bench::workload::{BodyPool, Stamp};
+use equeue_bench::stamp::Stamp;
+use equeue_bench::workload::BodyPool;
 use equeue_record::{
     BROKER_PART_LEN, BatchBuilder, BatchView, BrokerStamp, Codec, Decompressor, MasterEpoch, Offset,
     ProducerStamp, QueueKey, RecordFields, check_batch,

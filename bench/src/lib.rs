@@ -30,6 +30,7 @@ pub mod schedule;
 mod scratch;
 pub mod search;
 pub mod sizes;
+pub mod stamp;
 mod stop;
 mod times;
 pub mod verify;

@@ -16,7 +16,7 @@ use rand::Rng;
 use rand::RngExt as _;
 use rand_distr::{Distribution as _, LogNormal};
 
-use crate::workload::BODY_BYTES_MIN;
+use crate::stamp::BODY_BYTES_MIN;
 
 /// Sizes of the bodies of a run.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::workload::Stamp;
+use crate::stamp::Stamp;
 
 /// Sequences above this are not taken from a body: they would cost memory before they could be judged (1 GiB of marks).
 const SEQUENCE_MAX: u64 = 1 << 33;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::Load;
-use super::thread::Part;
+use super::part::Part;
 use crate::histogram::Latencies;
 use crate::hlog::Hlog;
 use crate::machine::{now_ns, process_cpu_ns};
@@ -28,6 +28,8 @@ pub(super) struct Sums {
     pub(super) bytes: u64,
     pub(super) received: u64,
     pub(super) received_bytes: u64,
+    pub(super) counted: u64,
+    pub(super) counted_bytes: u64,
     pub(super) in_flight: u64,
     pub(super) early: u64,
     pub(super) silence_ns_max: u64,
@@ -55,6 +57,8 @@ impl Sums {
             let tally = lock(&part.tally);
             sums.received += tally.received;
             sums.received_bytes += tally.bytes;
+            sums.counted += tally.counted;
+            sums.counted_bytes += tally.counted_bytes;
             sums.early += tally.early;
             sums.last_received_ns = sums.last_received_ns.max(tally.last_ns);
             sums.prefetched += tally.prefetched;

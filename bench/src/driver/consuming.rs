@@ -14,8 +14,8 @@ use super::moments::Moments;
 use super::{Stage, outcome_name};
 use crate::histogram::Latencies;
 use crate::machine::now_ns;
+use crate::stamp::Stamp;
 use crate::verify::Verifier;
-use crate::workload::Stamp;
 
 /// How long one pull waits.
 const PULL_WAIT: Duration = Duration::from_millis(500);
@@ -36,11 +36,15 @@ pub(crate) struct ConsumeTally {
     pub end_to_end: Latencies,
     /// Delayed messages that came before their time.
     pub early: u64,
-    /// Messages, each once, and their bytes.
+    /// Messages, each once.
     pub received: u64,
     /// Bytes of the bodies of `received`.
     pub bytes: u64,
-    /// Of these, the messages that may have been fetched before the clock started, and their bytes.
+    /// Of these, the messages that came since the counted time began.
+    pub counted: u64,
+    /// Bytes of the bodies of `counted`.
+    pub counted_bytes: u64,
+    /// Of those received, the messages that may have been fetched before the clock started.
     pub prefetched: u64,
     /// Bytes of the bodies of `prefetched`.
     pub prefetched_bytes: u64,
@@ -64,6 +68,8 @@ impl ConsumeTally {
             early: 0,
             received: 0,
             bytes: 0,
+            counted: 0,
+            counted_bytes: 0,
             prefetched: 0,
             prefetched_bytes: 0,
             first_ns: None,
@@ -229,6 +235,10 @@ fn take(
     let bytes = if fresh >= records { bytes } else { bytes * fresh / records.max(1) };
     tally.received += fresh;
     tally.bytes += bytes;
+    if now >= tally.span.from_ns {
+        tally.counted += fresh;
+        tally.counted_bytes += bytes;
+    }
     tally.first_ns.get_or_insert(now);
     if *prefetched > 0 {
         *prefetched = prefetched.saturating_sub(bytes);

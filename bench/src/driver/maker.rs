@@ -9,7 +9,8 @@ use super::Load;
 use crate::cli::Spread;
 use crate::keys::KeyDraw;
 use crate::machine::WallClock;
-use crate::workload::{BodyPool, Stamp, TopicTurns, topics_of};
+use crate::stamp::Stamp;
+use crate::workload::{BodyPool, TopicTurns, topics_of};
 
 /// See the module. Allocates nothing per message.
 pub(super) struct Maker {

@@ -9,6 +9,7 @@ mod ledger;
 mod maker;
 mod moments;
 mod pace;
+mod part;
 mod producing;
 mod scenes;
 mod thread;
@@ -35,11 +36,11 @@ use crate::stop::StopRequest;
 use crate::times::Times;
 use crate::verify::{Sent, Verifier};
 use collector::Collector;
-use consuming::{ConsumeTally, QueueProgress, Receiving};
-use ledger::{Ledger, Span};
+use consuming::{QueueProgress, Receiving};
+use ledger::Span;
 use moments::Moments;
+use part::Part;
 pub(crate) use scenes::OutagePlan;
-use thread::Part;
 
 /// What all loads of a run share.
 pub(crate) struct Stand {
@@ -207,7 +208,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn drive(load: Load, verifier: Option<Verifier>, stand: &Stand) -> Result<Outcome> {
     let load = Arc::new(load);
     let receiving = Arc::new(receiving(&load, verifier, &stand.moments));
-    let parts: Vec<Part> = (0..load.threads).map(|index| part(&load, index, &stand.moments)).collect();
+    let parts: Vec<Part> = (0..load.threads).map(|index| Part::of(&load, index, &stand.moments)).collect();
     let (stage, _) = watch::channel(Stage::Prepare);
     let (events, mut inbox) = mpsc::unbounded_channel();
     let mut threads = Vec::with_capacity(parts.len());
@@ -257,23 +258,6 @@ fn receiving(load: &Load, verifier: Option<Verifier>, moments: &Arc<Moments>) ->
         progress: QueueProgress::new(load.places()),
         moments: Arc::clone(moments),
         verifier: verifier.map(Mutex::new),
-    }
-}
-
-/// Deals producers, consumers and CPUs out in turn.
-fn part(load: &Load, index: u32, moments: &Arc<Moments>) -> Part {
-    let mine = |count: u32| (0..count).filter(|number| number % load.threads == index).collect::<Vec<u32>>();
-    let producers = mine(load.producers);
-    let cpu = load.cpus.get(index as usize % load.cpus.len().max(1));
-    let ledger = Ledger::new(producers.len(), load.window, load.rate.is_some());
-    Part {
-        index,
-        consumers: mine(load.consumers),
-        cpus: cpu.map(|cpu| vec![*cpu]).unwrap_or_default(),
-        ledger: Arc::new(Mutex::new(ledger)),
-        tally: Arc::new(Mutex::new(ConsumeTally::new())),
-        producers,
-        moments: Arc::clone(moments),
     }
 }
 

@@ -11,7 +11,7 @@ use super::ledger::{Ledger, Span, Taken};
 use super::maker::Maker;
 use super::moments::Moments;
 use super::pace::Alarm;
-use super::thread::Part;
+use super::part::Part;
 use super::{Load, outcome_name};
 use crate::machine::now_ns;
 use crate::schedule::{Schedule, share};

@@ -10,9 +10,9 @@ use equeue_client::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::consuming::{ConsumeTally, PREFETCH_BYTES, Receiving, consume};
+use super::consuming::{PREFETCH_BYTES, Receiving, consume};
 use super::ledger::{Ledger, Span};
-use super::moments::Moments;
+use super::part::Part;
 use super::producing::{Sender, settle_in};
 use super::{Event, Load, Stage};
 use crate::cli::Spread;
@@ -20,25 +20,6 @@ use crate::machine;
 
 /// How long closing a client may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
-
-/// A thread's share of a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Part {
-    /// Its number.
-    pub index: u32,
-    /// Its producers, by their number in the run.
-    pub producers: Vec<u32>,
-    /// Its consumers, by their number in the run.
-    pub consumers: Vec<u32>,
-    /// Its CPUs; empty: any.
-    pub cpus: Vec<usize>,
-    /// What its producers count in.
-    pub ledger: Arc<Mutex<Ledger>>,
-    /// What its consumers count in.
-    pub tally: Arc<Mutex<ConsumeTally>>,
-    /// When the run ends.
-    pub moments: Arc<Moments>,
-}
 
 /// How busy a thread was.
 #[derive(Clone, Copy, Debug, Default)]

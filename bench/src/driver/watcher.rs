@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::collector::{Collector, Sums, lock, seconds};
 use super::ledger::Span;
+use super::part::Part;
 use super::scenes::{BacklogCourse, OutageCourse};
-use super::thread::Part;
 use super::{Event, Load, Outcome, Stage, Stand};
 use crate::machine::{all_cpu_ns, now_ns, process_cpu_ns};
 use crate::progress::Goal;
@@ -57,7 +57,7 @@ pub(super) struct Watcher<'a> {
     start_ns: u64,
     backlog: BacklogCourse,
     outage: Option<OutageCourse>,
-    before: Option<(Cpu, Sums)>,
+    before: Option<Cpu>,
     after: Option<Cpu>,
     end_ns: u64,
     interrupted: bool,
@@ -122,7 +122,7 @@ impl<'a> Watcher<'a> {
     /// What begins, what is due each second, and what is to happen in the middle.
     async fn mark_times(&mut self, now: u64, sums: Sums) -> Result<()> {
         if self.before.is_none() && now >= self.span.from_ns {
-            self.before = Some((self.cpu().await, sums));
+            self.before = Some(self.cpu().await);
             self.collector.begin(self.load.what, sums)?;
             self.stop.measuring();
         }
@@ -287,7 +287,7 @@ impl<'a> Watcher<'a> {
     pub(super) fn outcome(mut self) -> Outcome {
         self.collector.finish();
         let sums = Sums::of(self.parts);
-        let spent = self.before.zip(self.after).map(|((before, _), after)| (before, after));
+        let spent = self.before.zip(self.after);
         let disk = spent.and_then(|(before, after)| {
             let ((read, written), (read_before, written_before)) = (after.disk_bytes?, before.disk_bytes?);
             Some((read.saturating_sub(read_before), written.saturating_sub(written_before)))
@@ -340,16 +340,17 @@ impl<'a> Watcher<'a> {
     }
 
     fn consumed(&self, sums: Sums) -> Option<Consumed> {
-        let (_, before) = self.before.filter(|_| self.load.consumers > 0 && !self.load.drains())?;
-        let messages = sums.received - before.received;
+        if self.before.is_none() || self.load.consumers == 0 || self.load.drains() {
+            return None;
+        }
         let count = Count {
-            messages,
-            bytes: sums.received_bytes.saturating_mul(messages) / sums.received.max(1),
+            messages: sums.counted,
+            bytes: sums.counted_bytes,
             seconds: seconds(sums.last_received_ns.saturating_sub(self.span.from_ns)),
         };
         Some(Consumed {
             seconds: count.seconds,
-            messages,
+            messages: count.messages,
             messages_per_second: count.messages_per_second(),
             mb_per_second: count.mb_per_second(),
         })

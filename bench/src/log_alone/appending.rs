@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
-use equeue_record::{BatchBuilder, Codec, ProducerStamp, QueueKey, RecordFields};
+use equeue_record::{BatchBuilder, Codec, ProducerStamp, RecordFields};
 use equeue_storage::io::DmaIo;
 use equeue_storage::log::{AppendError, CommitLog, LogOptions};
 use equeue_storage::retention::{NoAdvisor, RetentionPolicy};
@@ -17,14 +17,15 @@ use equeue_storage::types::LogId;
 use futures::future::select;
 use glommio::timer::sleep;
 
-use super::{Plan, check};
+use super::{Plan, check, queue_key};
 use crate::driver::outcome_name;
 use crate::histogram::Latencies;
 use crate::machine::{all_cpu_ns, now_ns, process_cpu_ns};
 use crate::report::Second;
 use crate::schedule::{SECOND_NS, share};
+use crate::stamp::Stamp;
 use crate::verify::Findings;
-use crate::workload::{BodyPool, Stamp};
+use crate::workload::BodyPool;
 
 /// Pause of a task whose append found the log busy.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -138,11 +139,6 @@ async fn keep_at(log: &CommitLog<DmaIo>, bytes: u64) {
             tracing::warn!(%error, "old segments stay");
         }
     }
-}
-
-/// The key of a queue: any number but 0 will do.
-pub(crate) fn queue_key(queue: u32) -> QueueKey {
-    QueueKey(1 << 40 | u64::from(queue))
 }
 
 /// A few different batches, which the tasks append again and again: the log copies them anyway.

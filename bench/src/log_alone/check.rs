@@ -5,9 +5,9 @@ use equeue_record::{BatchView, Decompressor, Offset, split_first};
 use equeue_storage::io::Io;
 use equeue_storage::log::CommitLog;
 
-use super::appending::queue_key;
+use super::queue_key;
+use crate::stamp::{BODY_BYTES_MIN, Stamp};
 use crate::verify::Findings;
-use crate::workload::{BODY_BYTES_MIN, Stamp};
 
 /// Bytes asked for at a time.
 const READ_BYTES: usize = 1 << 20;

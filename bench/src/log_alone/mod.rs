@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use equeue_record::QueueKey;
 use equeue_storage::io::blocking_threads;
 use glommio::{LocalExecutorBuilder, Placement};
 use serde_json::{Map, Value, json};
@@ -180,6 +181,11 @@ fn config(args: &StorageArgs, cpu: usize, duration: Option<Duration>) -> Map<Str
         Value::Object(map) => map,
         _ => Map::new(),
     }
+}
+
+/// The key of a queue: any number but 0 will do.
+fn queue_key(queue: u32) -> QueueKey {
+    QueueKey(1 << 40 | u64::from(queue))
 }
 
 impl Appending {

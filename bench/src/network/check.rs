@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::Kind;
 use crate::cli::LoadArgs;
-use crate::workload::BODY_BYTES_MIN;
+use crate::stamp::BODY_BYTES_MIN;
 
 /// Queues of all topics at the most.
 const QUEUES_MAX: u32 = 65_536;
