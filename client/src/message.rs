@@ -25,7 +25,7 @@ pub struct Message<'a> {
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
     /// The content.
     pub body: Option<&'a [u8]>,
-    /// When it was made, ms UTC; `None`: now.
+    /// When it was made, ms UTC; `None`: now, by a clock that may be behind by a tick of the kernel (1 to 10 ms).
     pub create_time_ms: Option<i64>,
     /// When consumers shall see it at the earliest, ms UTC; `None`: at once.
     pub deliver_at_ms: Option<i64>,

@@ -28,10 +28,12 @@ pub(crate) struct Batch {
     pub permits: usize,
     /// When its first message came.
     pub opened: Instant,
-    /// From then on it takes no more messages.
-    open_until: Instant,
+    /// The same moment by the coarse clock.
+    opened_ticks: Duration,
     /// The same moment, ms UTC.
     opened_ms: i64,
+    /// It takes messages for no longer than this.
+    open_max: Duration,
     /// It holds a message that may go to no other queue.
     pub bound: bool,
     /// It takes no more messages.
@@ -81,6 +83,15 @@ pub(crate) struct Incoming<'a> {
     pub bound: bool,
 }
 
+/// When a batch is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    /// By the exact clock: lingers and timeouts count from here.
+    pub at: Instant,
+    /// ms UTC.
+    pub wall_ms: i64,
+}
+
 /// The unsent batches of one queue; only the last one may take messages.
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
@@ -92,18 +103,18 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Copies a message into the open batch, or into a new one. `now` and `wall_ms` (called for a new batch) are the
-    /// time.
+    /// Copies a message into the open batch, or into a new one. `ticks` is the coarse clock's time; `opening` and
+    /// `buffer` are called for a new batch.
     pub(crate) fn push(
         &mut self,
         mut incoming: Incoming<'_>,
         plan: &BatchPlan,
-        now: Instant,
-        wall_ms: impl FnOnce() -> i64,
+        ticks: Duration,
+        opening: impl FnOnce() -> Opening,
         buffer: impl FnOnce() -> BytesMut,
     ) -> Result<Place, PushError> {
         if let Some(open) = self.batches.back_mut().filter(|batch| !batch.closed) {
-            match open.push(&mut incoming, now) {
+            match open.push(&mut incoming, ticks) {
                 Ok(index) => {
                     return Ok(Place { completion: open.share(&incoming), index, wake: false });
                 }
@@ -111,8 +122,8 @@ impl Intake {
                 Err(PushError::Full { .. } | PushError::TooLarge { .. }) => {}
             }
         }
-        let mut batch = Batch::open(&incoming, plan, now, wall_ms(), buffer());
-        let index = batch.push(&mut incoming, now)?;
+        let mut batch = Batch::open(&incoming, plan, ticks, opening(), buffer());
+        let index = batch.push(&mut incoming, ticks)?;
         let completion = batch.share(&incoming);
         // One that is whole now may be sent even where an unfinished one would have to wait.
         let wake = self.batches.back_mut().is_none_or(|last| !std::mem::replace(&mut last.closed, true));
@@ -125,14 +136,14 @@ impl Intake {
         &mut self,
         mut incoming: Incoming<'_>,
         plan: &BatchPlan,
-        now: Instant,
-        wall_ms: impl FnOnce() -> i64,
+        ticks: Duration,
+        opening: impl FnOnce() -> Opening,
     ) -> Result<bool, PushError> {
         if let Some(batch) = &mut self.one_way {
-            return batch.push(&mut incoming, now).map(|_| false);
+            return batch.push(&mut incoming, ticks).map(|_| false);
         }
-        let mut batch = Batch::open(&incoming, plan, now, wall_ms(), BytesMut::new());
-        batch.push(&mut incoming, now)?;
+        let mut batch = Batch::open(&incoming, plan, ticks, opening(), BytesMut::new());
+        batch.push(&mut incoming, ticks)?;
         self.one_way = Some(batch);
         Ok(true)
     }
@@ -141,8 +152,9 @@ impl Intake {
     /// linger is over.
     pub(crate) fn take(&mut self, partial: bool, linger: Duration, now: Instant) -> Option<Batch> {
         let first = self.batches.front()?;
-        let whole = first.closed || self.batches.len() > 1 || now > first.open_until;
-        let due = partial && (first.urgent || now.saturating_duration_since(first.opened) >= linger);
+        let age = now.saturating_duration_since(first.opened);
+        let whole = first.closed || self.batches.len() > 1 || age > first.open_max;
+        let due = partial && (first.urgent || age >= linger);
         if whole || due { self.batches.pop_front() } else { None }
     }
 
@@ -203,7 +215,13 @@ impl Intake {
 }
 
 impl Batch {
-    fn open(incoming: &Incoming<'_>, plan: &BatchPlan, now: Instant, now_ms: i64, buffer: BytesMut) -> Self {
+    fn open(
+        incoming: &Incoming<'_>,
+        plan: &BatchPlan,
+        ticks: Duration,
+        opening: Opening,
+        buffer: BytesMut,
+    ) -> Self {
         let alone = incoming.content_bytes.saturating_add(OVERHEAD) > plan.bytes_max;
         let bytes_max = if alone { plan.single_bytes_max.max(plan.bytes_max) } else { plan.bytes_max };
         let mut builder = BatchBuilder::in_buffer(buffer, plan.codec, bytes_max);
@@ -215,9 +233,10 @@ impl Batch {
             completion: Arc::default(),
             tokens: Vec::new(),
             permits: 0,
-            opened: now,
-            open_until: now + plan.open_max,
-            opened_ms: now_ms,
+            opened: opening.at,
+            opened_ticks: ticks,
+            opened_ms: opening.wall_ms,
+            open_max: plan.open_max,
             bound: false,
             closed: alone,
             urgent: false,
@@ -228,12 +247,12 @@ impl Batch {
         incoming.token.is_none().then(|| Arc::clone(&self.completion))
     }
 
-    fn push(&mut self, incoming: &mut Incoming<'_>, now: Instant) -> Result<u32, PushError> {
-        if now > self.open_until && !self.builder.is_empty() {
+    fn push(&mut self, incoming: &mut Incoming<'_>, ticks: Duration) -> Result<u32, PushError> {
+        let age = ticks.saturating_sub(self.opened_ticks);
+        if age > self.open_max && !self.builder.is_empty() {
             return Err(PushError::Full { record_bytes: incoming.content_bytes });
         }
         if incoming.create_now {
-            let age = now.saturating_duration_since(self.opened);
             incoming.fields.create_time_ms =
                 self.opened_ms.saturating_add(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         }
@@ -249,6 +268,8 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     const PLAN: BatchPlan = BatchPlan {
@@ -269,8 +290,12 @@ mod tests {
         }
     }
 
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
     fn push(intake: &mut Intake, len: usize, bound: bool, now: Instant) -> Result<Place, PushError> {
-        intake.push(incoming(&vec![7; len], bound), &PLAN, now, || 1_000, BytesMut::new)
+        let ticks = now.saturating_duration_since(*START);
+        let opening = || Opening { at: now, wall_ms: 1_000 };
+        intake.push(incoming(&vec![7; len], bound), &PLAN, ticks, opening, BytesMut::new)
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod resolve;
 pub(crate) mod selector;
 mod sender;
 mod shared;
+mod ticks;
 mod window;
 
 use std::fmt;

@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 use equeue_record::{BatchHeader, Codec, RecordFields, check_batch};
 
-use super::super::intake::{BatchPlan, Incoming, Intake};
+use super::super::intake::{BatchPlan, Incoming, Intake, Opening};
 use super::*;
 
 fn batch(messages: u32, now: Instant) -> Batch {
@@ -21,7 +21,8 @@ fn batch(messages: u32, now: Instant) -> Batch {
             token: None,
             bound: true,
         };
-        intake.push(incoming, &plan, now, || 0, BytesMut::new).unwrap();
+        let opening = || Opening { at: now, wall_ms: 0 };
+        intake.push(incoming, &plan, Duration::ZERO, opening, BytesMut::new).unwrap();
     }
     intake.take(true, Duration::ZERO, now).unwrap()
 }

@@ -15,16 +15,15 @@ use tokio::runtime::Handle;
 
 use super::buffers::Buffers;
 use super::completion::{BatchReceipt, Completion};
-use super::intake::{Batch, BatchPlan, Incoming, Intake};
+use super::intake::{Batch, BatchPlan, Incoming, Intake, Opening};
 use super::lane::Lane;
 use super::outbox::Audience;
 use super::outcomes::Outcomes;
 use super::queue::Queue;
 use super::selector::{Choice, TopicQueues};
 use super::window::{NoRoom, Window};
-use super::{ProducerOptions, ProducerStats};
+use super::{ProducerOptions, ProducerStats, ticks};
 use crate::client::ClientInner;
-use crate::message::wall_ms;
 use crate::{EnqueueError, Message, SendError};
 
 /// Largest batch of a single message until a broker has told its limit.
@@ -212,9 +211,9 @@ impl Shared {
         let queue = delayed.as_ref().unwrap_or(queue);
         let incoming = Incoming { permits, token, bound, ..incoming(message, content_bytes) };
         let plan = self.batch_plan();
-        let now = Instant::now();
+        let now = ticks::uptime();
         let mut intake = queue.intake();
-        let pushed = intake.push(incoming, &plan, now, wall_ms, || self.buffers.take());
+        let pushed = intake.push(incoming, &plan, now, opening, || self.buffers.take());
         let place = pushed.map_err(|error| self.too_large(message, content_bytes, error))?;
         Counters::add(&self.counters.sent, 1);
         if place.wake {
@@ -255,8 +254,8 @@ impl Shared {
         match intake.push_one_way(
             incoming(message, content_bytes),
             &self.batch_plan(),
-            Instant::now(),
-            wall_ms,
+            ticks::uptime(),
+            opening,
         ) {
             Ok(is_new) => {
                 if is_new && !queue.list(&mut intake) {
@@ -351,6 +350,11 @@ impl Shared {
     pub(crate) fn reuse(&self, bytes: Bytes) {
         self.buffers.give_back(bytes);
     }
+}
+
+/// A batch is opened now.
+fn opening() -> Opening {
+    Opening { at: Instant::now(), wall_ms: ticks::wall_ms() }
 }
 
 fn incoming<'a>(message: &Message<'a>, content_bytes: usize) -> Incoming<'a> {
